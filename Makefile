@@ -1,0 +1,62 @@
+# Every target sets itself up: Python 3.11 to 3.13 and make are enough.
+PYTHON ?= python3
+HOST ?= 127.0.0.1
+PORT ?= 8000
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+.DEFAULT_GOAL := help
+
+.PHONY: help serve train-packages test check format requirements clean
+
+help: ## what each target does
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
+
+serve: $(VENV)/.serve ## the service with the model that ships, on http://127.0.0.1:8000 (PORT=9000 make serve)
+	$(BIN)/nextword serve --host $(HOST) --port $(PORT)
+
+train-packages: $(VENV)/.train ## what `nextword train` and `--runtime chainer` need on top of serving
+
+test: $(VENV)/.dev ## all tests, on the CPU
+	$(BIN)/python -m pytest $(PYTEST)
+
+check: $(VENV)/.dev ## ruff, mypy, import-linter
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.dev ## rewrite the sources in the project's style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+$(BIN)/python:
+	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v <= (3, 13) else f"nextword needs Python 3.11 to 3.13, {sys.executable} is {v[0]}.{v[1]}: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(VENV)
+
+# The stamps stand on each other: serving is the least, development the most.
+$(VENV)/.serve: requirements/build.txt requirements/serve.txt pyproject.toml | $(BIN)/python
+	$(PIP) install --require-hashes -r requirements/build.txt
+	$(PIP) install --require-hashes -r requirements/serve.txt
+	$(PIP) install --no-deps --no-build-isolation --editable .
+	touch $@
+
+$(VENV)/.train: $(VENV)/.serve requirements/train.txt
+	$(PIP) install --require-hashes --no-build-isolation -r requirements/train.txt
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.train requirements/dev.txt
+	$(PIP) install --require-hashes --no-build-isolation -r requirements/dev.txt
+	touch $@
+
+COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
+	--no-emit-index-url --no-emit-find-links --build-constraint requirements/build.in --constraint requirements/serve.txt
+requirements: ## pin anew (needs uv): hashes, no registry addresses
+	touch requirements/serve.txt
+	$(COMPILE) requirements/build.in -o requirements/build.txt
+	$(COMPILE) pyproject.toml -o requirements/serve.txt
+	$(COMPILE) --extra train pyproject.toml -o requirements/train.txt
+	$(COMPILE) --extra train --extra dev pyproject.toml -o requirements/dev.txt
+
+clean: ## remove what the other targets made
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build *.egg-info

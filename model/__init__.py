@@ -1,0 +1,1 @@
+"""What a next-word model is."""

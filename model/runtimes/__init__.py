@@ -1,0 +1,1 @@
+"""Where a model runs: one seam (base.py), one file a runtime."""
