@@ -81,7 +81,8 @@ _ENGLISH_WORDS = (
     rf"{_EMOJI}(?:\x{{200D}}{_EMOJI})*+",
     r"[^\s\p{C}]\p{M}*+",
 )
-_ENGLISH_LINE_END = r"\n(?![^\S\n]*\n)"  # the last of several
+# The last of several: two <eos> never follow each other. Only what no alternative above takes may stand between them.
+_ENGLISH_LINE_END = r"\n(?![[\s\p{C}]&&[^\n\p{Extended_Pictographic}]]*+\n)"
 # str.split, with which the WikiText figures of the literature are counted, takes \x1c-\x1f for white space too.
 _SPLIT_WORDS = (r"[^\s\x1c-\x1f]++",)
 _SPLIT_LINE_END = r"\n"
@@ -382,10 +383,14 @@ def _pipeline(policy: str, line_ends: bool) -> tuple[normalizers.Normalizer | No
         r"…": ELLIPSIS,
         r"[‒–―]": DASH,
         r"[\r\x0b\x0c\x{85}\x{2028}\x{2029}]": "\n",
-        r"[\x{AD}\x{200B}\x{2060}\x{FEFF}]": "",
     }
-    steps = [normalizers.Replace(Regex(pattern), content) for pattern, content in replacements.items()]
-    return normalizers.Sequence([normalizers.NFC(), *steps]), pre_tokenizer
+    # What vanishes goes first: it may stand between a letter and the accent that NFC composes it with.
+    steps: list[normalizers.Normalizer] = [
+        normalizers.Replace(Regex(r"[\x{AD}\x{200B}\x{2060}\x{FEFF}]"), ""),
+        normalizers.NFC(),
+        *(normalizers.Replace(Regex(characters), content) for characters, content in replacements.items()),
+    ]
+    return normalizers.Sequence(steps), pre_tokenizer
 
 
 def _stated(pre_tokenizer: pre_tokenizers.PreTokenizer) -> Any:
