@@ -93,7 +93,7 @@ class Artifact:
         try:
             tokenizer = Tokenizer.load(directory / TOKENIZER)
         except TokenizerError as error:
-            raise ArtifactError(_line(f"{directory / TOKENIZER}: {error}")) from error
+            raise ArtifactError(_line(str(error))) from error
         if len(tokenizer) != network["vocabulary_size"]:
             raise ArtifactError(
                 f"{directory}: {TOKENIZER} has {len(tokenizer)} words and the network in {CONFIG} is for "
