@@ -157,7 +157,8 @@ class Tokenizer:
             raise TokenizerError(f"the vocabulary has no {UNKNOWN!r}: add it, usually as the first word")
         plain = [word for word in words if word not in (UNKNOWN, END)]
         for word in plain:
-            if not word or _encodable(word) != word or (policy == "english" and _canonical(word) != word):
+            canonical = _canonical(word) if policy == "english" else word
+            if word in ("", _LINE_END) or _encodable(canonical) != word:
                 raise _not_one_word(word, policy)
         tokenizer = cls(words, policy)
         tokenizer._check_words(plain)
@@ -179,9 +180,14 @@ class Tokenizer:
         except Exception as error:  # the library raises bare Exceptions
             raise TokenizerError(f"{path}: damaged, or not a tokenizer.json: {error}") from error
         found = json.loads(rust.to_str())
-        table = found["model"].get("vocab")
-        if found["model"]["type"] != "WordLevel" or sorted(table.values()) != list(range(len(table))):
-            raise TokenizerError(f"{path}: not a nextword tokenizer: its model is not a complete table of words")
+        if found["model"]["type"] != "WordLevel":
+            raise TokenizerError(
+                f"{path}: not a nextword tokenizer: its model is {found['model']['type']}, not WordLevel"
+            )
+        table = found["model"]["vocab"]
+        # Of two words with one id the library keeps one without a word about it: hence the look at the file itself.
+        if table != json.loads(text)["model"]["vocab"] or sorted(table.values()) != list(range(len(table))):
+            raise TokenizerError(f"{path}: damaged: its table of words has gaps, or one id for two words")
         words = [END if key == _LINE_END else key for key, _ in sorted(table.items(), key=lambda item: item[1])]
         for policy in POLICIES:
             if found["pre_tokenizer"] == _stated(_pipeline(policy, line_ends=_LINE_END in table)[1]):
