@@ -1,4 +1,4 @@
-"""The two-layer LSTM language model of Chainer's `ptb` example (Hochreiter and Schmidhuber 1997; Zaremba et al. 2014)."""
+"""The two-layer LSTM language model of Chainer's `ptb` example (Zaremba et al. 2014)."""
 
 from __future__ import annotations
 

@@ -1,0 +1,75 @@
+"""`nextword train`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def command(
+    recipe: Annotated[
+        str, typer.Option(help="A recipe that comes with nextword (see --list), or a .toml file of yours.")
+    ] = "",
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="The folder that holds the recipe's files, or one UTF-8 text file to train on instead of them."
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Where snapshot, log, plots and the model go. Default: out/RECIPE."),
+    ] = None,
+    device: Annotated[
+        str, typer.Option(help="auto, cpu, or cuda:0, cuda:1, ... auto is a GPU if one answers.")
+    ] = "auto",
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the snapshot in --out.")] = False,
+    list_recipes: Annotated[bool, typer.Option("--list", help="Show the recipes and stop.")] = False,
+) -> None:
+    """Train a model in Chainer by a recipe.
+
+    Writes a snapshot every two minutes and on Ctrl-C; --resume goes on from it and ends with the same weights as if
+    nothing had happened. The model is then in OUT/model: nextword serve --model OUT/model.
+
+    \b
+    nextword train --recipe simple-sequence
+    nextword train --recipe wikitext-2-small --data wikitext-2/
+    nextword train --recipe english-small --data my-novel.txt --out out/novel
+    """
+    from rich.console import Console
+
+    from model.artifact import ArtifactError
+    from model.corpus import CorpusError
+    from model.training import recipe as recipes
+
+    console = Console(stderr=not sys.stdout.isatty())
+    if list_recipes:
+        for name in recipes.names():
+            console.print(f"[bold]{name}[/]  {recipes.load(name).description}")
+        return
+    if not recipe:
+        raise typer.BadParameter(f"name one of {', '.join(recipes.names())}", param_hint="--recipe")
+    try:
+        from model.training.data import prepare
+        from model.training.trainer import TrainingError, open_device, train
+    except ModuleNotFoundError as error:
+        _stop(str(error))
+    try:
+        chosen = recipes.load(recipe)
+        folder = out if out is not None else Path("out") / chosen.name
+        chainer_device = open_device(device)
+        prepared = prepare(chosen, data, folder, resume=resume, console=console)
+        artifact = train(chosen, prepared, folder, device=chainer_device, resume=resume, console=console)
+    except (recipes.RecipeError, CorpusError, TrainingError, ArtifactError) as error:
+        _stop(str(error))
+    if artifact is None:
+        raise typer.Exit(130)
+    console.print(f"[bold]{artifact.id}[/] is in {folder / 'model'}: nextword serve --model {folder / 'model'}")
+
+
+def _stop(reason: str) -> None:
+    typer.echo(f"nextword train: {reason}", err=True)
+    raise typer.Exit(2)

@@ -1,0 +1,72 @@
+"""Windows of a long text, in parallel streams: the batches of truncated back-propagation through time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.compat import chainer
+
+Window = tuple[NDArray[np.int32], NDArray[np.int32]]
+
+
+class ParallelSequentialIterator(chainer.dataset.Iterator):
+    """Cuts `ids` (N,) into `batch_size` streams of equal length and walks through all of them at once.
+
+    Each call of `next` gives words and the words that follow them, both (T, B) int32 with T = `window` (less at a
+    stream's end), and the next call goes on where it stopped, so a hidden state carried over is the right one. At the
+    end of an epoch every stream starts again: `is_new_epoch` says so, and the state must then be reset.
+    Slices of one array, however large: nothing is copied but the window.
+    """
+
+    def __init__(self, ids: NDArray[np.integer[Any]], batch_size: int, window: int, *, repeat: bool = True) -> None:
+        """Raises ValueError when the text is too short to give each stream two words."""
+        length = (len(ids) - 1) // batch_size  # words a stream consumes; one more word is its last target
+        if length < 1:
+            raise ValueError(
+                f"{len(ids)} words are too few for {batch_size} streams of at least two words: "
+                f"use a smaller batch_size or more text"
+            )
+        stream: NDArray[np.int32] = np.ascontiguousarray(ids, dtype=np.int32)
+        self._words: NDArray[np.int32] = stream[: batch_size * length].reshape(batch_size, length)
+        self._targets: NDArray[np.int32] = stream[1 : batch_size * length + 1].reshape(batch_size, length)
+        self._window = window
+        self._repeat = repeat
+        self._length = length
+        self._position = 0
+        self.batch_size = batch_size
+        self.epoch = 0
+        self.is_new_epoch = False
+
+    def __next__(self) -> Window:
+        if not self._repeat and self.epoch > 0:
+            raise StopIteration
+        part = slice(self._position, min(self._position + self._window, self._length))
+        self._position = part.stop
+        self.is_new_epoch = self._position == self._length
+        if self.is_new_epoch:
+            self._position = 0
+            self.epoch += 1
+        return self._words[:, part].T, self._targets[:, part].T
+
+    @property
+    def epoch_detail(self) -> float:
+        """Epochs done, with the fraction of the current one."""
+        return self.epoch + self._position / self._length
+
+    @property
+    def words_an_epoch(self) -> int:
+        """Words consumed in one epoch, all streams together."""
+        return self._length * self.batch_size
+
+    @property
+    def windows_an_epoch(self) -> int:
+        """Calls of `next` in one epoch."""
+        return -(-self._length // self._window)
+
+    def serialize(self, serializer: Any) -> None:
+        self._position = serializer("position", self._position)
+        self.epoch = serializer("epoch", self.epoch)
+        self.is_new_epoch = serializer("is_new_epoch", self.is_new_epoch)

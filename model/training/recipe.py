@@ -1,0 +1,138 @@
+"""What to train with what: one TOML file, checked whole before anything starts."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from model.shapes import NetworkError, checked_network
+
+RECIPES = Path(__file__).parent.parent / "recipes"
+
+
+class RecipeError(ValueError):
+    """A recipe that does not exist or does not hold together; the message names the field and its value."""
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Documents(_Table):
+    """How one file of documents is used; a number alone is its share."""
+
+    share: float = Field(default=1.0, gt=0, le=1)
+    #: "line" where every line stands for itself.
+    unit: Literal["document", "line"] = "document"
+    #: Longer documents are cut at line ends, so that the text is mixed and not one long book after another.
+    part_bytes: int = Field(default=50_000, ge=1000)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _share_alone(cls, value: Any) -> Any:
+        return {"share": value} if isinstance(value, float | int) else value
+
+
+class Data(_Table):
+    """The text. Exactly one of the three sources; a single file given as --data takes the place of any of them."""
+
+    policy: Literal["english", "split"]
+    #: Words the model knows, <unk> and <eos> included; without it, every word that stands in the training text.
+    vocabulary_size: int | None = Field(default=None, ge=3)
+    #: A made-up sequence of the words 1 to 9: 1, 2 2, 3 3 3, ...
+    simple_sequence: bool = False
+    #: Files below --data that are split already.
+    train: str | None = None
+    valid: str | None = None
+    #: Files of documents below --data, and how each is used; some documents are held out.
+    documents: dict[str, Documents] | None = None
+    #: Of this many documents, chosen by their content, one is held out for validation and one for testing.
+    held_out_every: int = Field(default=100, ge=3)
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        sources = [self.simple_sequence, self.train is not None, self.documents is not None]
+        if sum(sources) != 1:
+            raise ValueError("one source of text is needed: simple_sequence, or train and valid, or documents")
+        if (self.train is None) != (self.valid is None):
+            raise ValueError("train and valid go together")
+        return self
+
+
+class Training(_Table):
+    """How long, how fast, and on what batches."""
+
+    epochs: float = Field(gt=0)
+    batch_size: int = Field(ge=1)
+    #: Steps of truncated back-propagation through time.
+    window: int = Field(ge=1)
+    optimizer: Literal["adam", "sgd"] = "adam"
+    learning_rate: float = Field(gt=0)
+    #: Share of the training in which the learning rate rises; from there it falls to zero along a cosine.
+    warmup: float = Field(default=0.0, ge=0, lt=1)
+    #: False keeps the learning rate where it is after the warm-up.
+    decay: bool = True
+    #: The gradients' L2 norm is cut to this.
+    gradient_clipping: float = Field(gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    #: For the networks that have dropout.
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    #: Words drawn for the sampled softmax; 0 trains on the whole vocabulary from the start.
+    candidates: int = Field(default=0, ge=0)
+    #: From this share of the training on, the loss is taken over the whole vocabulary.
+    full_softmax_from: float = Field(default=0.0, ge=0, le=1)
+    #: Times the validation text is looked at in the whole training.
+    validations: int = Field(default=10, ge=1)
+    #: Words of the validation text that are looked at.
+    validation_words: int = Field(default=50_000, ge=2)
+    seed: int = Field(default=0, ge=0)
+
+
+class Recipe(_Table):
+    """A recipe; `name` is its file's."""
+
+    name: str
+    description: str
+    data: Data
+    #: A network without its vocabulary_size, which the text decides.
+    network: dict[str, Any]
+    training: Training
+
+    @field_validator("network")
+    @classmethod
+    def _fits(cls, network: dict[str, Any]) -> dict[str, Any]:
+        try:
+            checked_network({**network, "vocabulary_size": 3})
+        except NetworkError as error:
+            raise ValueError(str(error)) from error
+        return network
+
+
+def names() -> list[str]:
+    """The recipes that come with nextword."""
+    return sorted(path.stem for path in RECIPES.glob("*.toml"))
+
+
+def load(recipe: str) -> Recipe:
+    """The recipe of that name, or in that .toml file.
+
+    Raises RecipeError naming the field at fault, or the recipes there are.
+    """
+    path = Path(recipe) if recipe.endswith(".toml") else RECIPES / f"{recipe}.toml"
+    if not path.is_file():
+        raise RecipeError(f"no recipe {recipe!r}; there are {', '.join(names())}, or give a .toml file of your own")
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        return Recipe.model_validate({"name": path.stem, **table})
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path}: not TOML: {error}") from error
+    except ValidationError as error:
+        faults = [
+            f"{'.'.join(map(str, fault['loc'])) or 'recipe'}: {fault['msg'].removeprefix('Value error, ')}"
+            + ("" if fault["type"] == "missing" or isinstance(fault["input"], dict) else f" (it is {fault['input']!r})")
+            for fault in error.errors(include_url=False)
+        ]
+        raise RecipeError(f"{path}: " + "; ".join(faults)) from error

@@ -1,0 +1,291 @@
+"""A whole training: recipe and text in, model directory out; stopped at any moment and resumed, the same weights."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+
+from model.artifact import Artifact, ArtifactError
+from model.compat import chainer, gpu_count
+from model.networks import NextWordNetwork, build
+from model.training import snapshot
+from model.training.batches import ParallelSequentialIterator
+from model.training.data import TrainingData
+from model.training.progress import ProgressBar, perplexity, plot
+from model.training.recipe import Recipe, Training
+from model.training.sampling import CandidateSampler
+from model.training.schedule import learning_rate
+from model.training.updater import DivergedError, GradientClipping, TruncatedBPTTUpdater
+from model.training.validation import validate
+
+SNAPSHOT = "snapshot.npz"
+MODEL = "model"
+#: Entries of the log (and points of the plots) in a whole training.
+_LOG_ENTRIES = 200
+
+
+class TrainingError(RuntimeError):
+    """A training that cannot start or go on; one line that says why, and what was kept."""
+
+
+def open_device(name: str) -> Any:
+    """The Chainer device for "auto", "cpu" or "cuda:N". Raises TrainingError for a device that does not answer."""
+    count = gpu_count()
+    if name == "auto":
+        name = "cuda:0" if count else "cpu"
+    if name == "cpu":
+        return chainer.get_device("@numpy")
+    kind, _, index = name.partition(":")
+    if kind != "cuda" or not index.isdigit():
+        raise TrainingError(f"no device {name!r}: auto, cpu, or cuda:0, cuda:1, ...")
+    if int(index) >= count:
+        raise TrainingError(f"device {name} does not answer: {count} CUDA devices found (is CuPy installed?)")
+    return chainer.get_device(f"@cupy:{index}")
+
+
+def train(
+    recipe: Recipe,
+    data: TrainingData,
+    out: Path,
+    *,
+    device: Any,
+    resume: bool,
+    console: Console,
+    snapshot_seconds: float = 120.0,
+) -> Artifact | None:
+    """Train and write `out/model`; returns it, or None when it was interrupted (a snapshot is then in `out`).
+
+    With `resume` goes on from `out/snapshot.npz`. Leaves there the snapshot, Chainer's `log`, `loss.png` and
+    `perplexity.png`, redrawn at each validation. Raises TrainingError.
+    """
+    settings = recipe.training
+    network_arguments = {**recipe.network, "vocabulary_size": len(data.tokenizer)}
+    chainer.global_config.dtype = np.float32
+    np.random.seed(settings.seed)  # Chainer's initialisers draw from the global generator
+    network = build(network_arguments | _dropout(recipe))
+    network.to_device(device)
+    iterator = _iterator(data, settings)
+    optimizer, clipping = _optimizer(settings, network)
+    total = max(1, round(settings.epochs * iterator.windows_an_epoch))
+    updater = TruncatedBPTTUpdater(
+        iterator,
+        optimizer,
+        clipping,
+        seed=settings.seed,
+        sampler=_sampler(data, settings),
+        sampled_until=round(total * settings.full_softmax_from),
+        device=device,
+    )
+    with _interruptible() as interrupted:
+
+        def finished(trainer: Any) -> bool:
+            return trainer.updater.iteration >= total or interrupted()
+
+        trainer = chainer.training.Trainer(updater, finished, out=str(out))
+        log = _extend(trainer, data, settings, total, console, snapshot_seconds)
+        try:
+            if resume:
+                snapshot.load(out / SNAPSHOT, trainer)
+            trainer.run(show_loop_exception_msg=False)
+            snapshot.save(out / SNAPSHOT, trainer)
+            if updater.iteration < total:
+                console.print(
+                    f"interrupted at iteration {updater.iteration:,} of {total:,}; --resume goes on from there"
+                )
+                return None
+            return _write_model(recipe, network, data, log.log, out)
+        except DivergedError as error:
+            raise TrainingError(f"{error}. The last snapshot, from before, is in {out}") from error
+        except snapshot.SnapshotError as error:
+            raise TrainingError(str(error)) from error
+        except OSError as error:
+            raise TrainingError(f"cannot write to {out}: {error.strerror or error}; what was there is whole") from error
+        except ArtifactError as error:
+            raise TrainingError(str(error)) from error
+
+
+def _dropout(recipe: Recipe) -> dict[str, float]:
+    """Dropout is a matter of training, not of the network that is kept."""
+    ratio = recipe.training.dropout
+    if ratio == 0:
+        return {}
+    if recipe.network["kind"] not in ("lstm", "lstm_stack"):
+        raise TrainingError(f"recipe {recipe.name}: the network {recipe.network['kind']} has no dropout; set it to 0")
+    return {"dropout": ratio}
+
+
+def _iterator(data: TrainingData, settings: Training) -> ParallelSequentialIterator:
+    try:
+        return ParallelSequentialIterator(data.train, settings.batch_size, settings.window)
+    except ValueError as error:
+        raise TrainingError(f"the training text is too short: {error}") from error
+
+
+def _optimizer(settings: Training, network: NextWordNetwork) -> tuple[Any, GradientClipping]:
+    optimizer = {"adam": chainer.optimizers.Adam, "sgd": chainer.optimizers.SGD}[settings.optimizer]()
+    optimizer.setup(network)
+    clipping = GradientClipping(settings.gradient_clipping)
+    optimizer.add_hook(clipping)
+    if settings.weight_decay:
+        optimizer.add_hook(chainer.optimizer_hooks.WeightDecay(settings.weight_decay))
+    return optimizer, clipping
+
+
+def _sampler(data: TrainingData, settings: Training) -> CandidateSampler | None:
+    if not settings.candidates:
+        return None
+    counts = np.bincount(data.train, minlength=len(data.tokenizer))
+    return CandidateSampler(counts, settings.candidates, settings.batch_size * settings.window)
+
+
+def _extend(
+    trainer: Any, data: TrainingData, settings: Training, total: int, console: Console, snapshot_seconds: float
+) -> Any:
+    """Give the trainer its extensions; returns the LogReport. The first to run each iteration stand first."""
+    network: NextWordNetwork = trainer.updater.get_optimizer("main").target
+    iterator: ParallelSequentialIterator = trainer.updater.get_iterator("main")
+    validation_interval = -(-total // settings.validations)
+
+    trainer.extend(_LearningRate(settings, total))
+    trainer.extend(_Validation(network, data.valid, settings), trigger=_At(validation_interval, total))
+    log = chainer.training.extensions.LogReport(
+        trigger=_At(-(-total // _LOG_ENTRIES), total, also=validation_interval),
+        postprocess=lambda entry: entry.update(epoch_detail=iterator.epoch_detail),
+        filename="log",
+    )
+    trainer.extend(log)
+    trainer.extend(
+        lambda trainer: plot(log.log, Path(trainer.out)),
+        name="plot",
+        trigger=_At(validation_interval, total),
+        priority=log.priority - 10,
+    )
+    trainer.extend(ProgressBar(console, total, iterator.words_an_epoch / iterator.windows_an_epoch))
+    trainer.extend(_Snapshot(snapshot_seconds))
+    return log
+
+
+class _LearningRate(chainer.training.Extension):
+    """Sets the rate of the next update from how many there have been."""
+
+    trigger = (1, "iteration")
+    priority = chainer.training.PRIORITY_EDITOR
+
+    def __init__(self, settings: Training, total: int) -> None:
+        self._settings = settings
+        self._total = total
+
+    def initialize(self, trainer: Any) -> None:
+        self(trainer)
+
+    def __call__(self, trainer: Any) -> None:
+        settings = self._settings
+        rate = learning_rate(
+            (trainer.updater.iteration + 1) / self._total,
+            peak=settings.learning_rate,
+            warmup=settings.warmup,
+            decay=settings.decay,
+        )
+        optimizer = trainer.updater.get_optimizer("main")
+        if settings.optimizer == "adam":
+            optimizer.alpha = rate
+        else:
+            optimizer.lr = rate
+
+
+class _Validation(chainer.training.Extension):
+    """Reports how well the validation text is predicted."""
+
+    name = "validation"
+    priority = chainer.training.PRIORITY_WRITER
+
+    def __init__(self, network: NextWordNetwork, ids: NDArray[np.int32], settings: Training) -> None:
+        self._network = network
+        self._ids = ids[: settings.validation_words]
+        self._window = settings.window
+
+    def __call__(self, _trainer: Any) -> None:
+        loss, accuracy = validate(self._network, self._ids, window=self._window)
+        chainer.report(
+            {"validation/loss": loss, "validation/accuracy": accuracy, "validation/perplexity": perplexity(loss)}
+        )
+
+
+class _Snapshot(chainer.training.Extension):
+    """Saves the trainer every so often, by the clock; runs last, when an iteration is whole."""
+
+    trigger = (1, "iteration")
+    priority = -200
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._saved = time.monotonic()
+
+    def __call__(self, trainer: Any) -> None:
+        if time.monotonic() - self._saved >= self._seconds:
+            snapshot.save(Path(trainer.out) / SNAPSHOT, trainer)
+            self._saved = time.monotonic()
+
+
+class _At:
+    """A trigger that needs no memory: every `interval` iterations, every `also` and at the last."""
+
+    def __init__(self, interval: int, last: int, also: int | None = None) -> None:
+        self._intervals = (interval,) if also is None else (interval, also)
+        self._last = last
+
+    def __call__(self, trainer: Any) -> bool:
+        iteration = trainer.updater.iteration
+        return iteration == self._last or any(iteration % interval == 0 for interval in self._intervals)
+
+
+def _write_model(
+    recipe: Recipe, network: NextWordNetwork, data: TrainingData, log: list[dict[str, Any]], out: Path
+) -> Artifact:
+    network.to_device("@numpy")
+    weights = {path.lstrip("/"): parameter.array for path, parameter in network.namedparams()}
+    validations = [entry for entry in log if "validation/perplexity" in entry]
+
+    return Artifact.write(
+        out / MODEL,
+        name=recipe.name,
+        network=network.arguments,
+        start=data.start,
+        tokenizer=data.tokenizer,
+        weights=weights,
+        card=data.card(recipe, network.count_params(), validations[-1] if validations else {}),
+        training={"recipe": recipe.model_dump(), "validation": validations[-1] if validations else {}},
+        dtype="float16",
+    )
+
+
+@contextmanager
+def _interruptible() -> Iterator[Callable[[], bool]]:
+    """Ctrl-C and SIGTERM end the training after the current update; a second one ends it at once."""
+    seen = False
+
+    def on_signal(_number: int, _frame: FrameType | None) -> None:
+        nonlocal seen
+        if seen:
+            raise KeyboardInterrupt
+        seen = True
+
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    try:
+        before = {number: signal.signal(number, on_signal) for number in numbers}
+    except ValueError:  # not the main thread: nobody's Ctrl-C arrives here
+        before = {}
+    try:
+        yield lambda: seen
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,105 @@
+"""One update: a window forward, back-propagation cut at its start, clipped gradients, an optimiser step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from model.compat import chainer
+from model.loss import linear_softmax_cross_entropy
+from model.networks import NextWordNetwork
+from model.training.batches import ParallelSequentialIterator
+from model.training.sampling import CandidateSampler
+
+
+class DivergedError(RuntimeError):
+    """The loss is not a finite number any more."""
+
+
+class GradientClipping:
+    """Scales all gradients down together when their L2 norm is over `threshold` (Pascanu et al. 2013).
+
+    `norm` holds the last norm before clipping, for the log.
+    """
+
+    name = "GradientClipping"
+    call_for_each_param = False
+    timing = "pre"
+
+    def __init__(self, threshold: float) -> None:
+        self.threshold = threshold
+        self.norm: Any = 0.0
+
+    def __call__(self, optimizer: Any) -> None:
+        gradients = [parameter.grad for parameter in optimizer.target.params(False) if parameter.grad is not None]
+        xp = chainer.backend.get_array_module(*gradients)
+        self.norm = xp.sqrt(sum(xp.vdot(gradient, gradient) for gradient in gradients))
+        # No branch on the norm: on a GPU that would wait for it.
+        rate = xp.minimum(self.threshold / (self.norm + 1e-12), 1).astype(xp.float32)
+        for gradient in gradients:
+            gradient *= rate
+
+
+class TruncatedBPTTUpdater(chainer.training.updaters.StandardUpdater):
+    """Back-propagation through the window only (Williams and Peng 1990); the state's value is carried over.
+
+    The random numbers of an update depend on the seed and the iteration alone, so that a run resumed from a snapshot
+    draws the same dropout masks. The recurrent state is part of the snapshot.
+    """
+
+    def __init__(
+        self,
+        iterator: ParallelSequentialIterator,
+        optimizer: Any,
+        clipping: GradientClipping,
+        *,
+        seed: int,
+        sampler: CandidateSampler | None = None,
+        sampled_until: int = 0,
+        device: Any,
+    ) -> None:
+        """The first `sampled_until` updates take their loss over `sampler`'s candidates, the others over all words."""
+        super().__init__(iterator, optimizer, device=device)
+        self._clipping = clipping
+        self._seed = seed
+        self._sampler = sampler
+        self._sampled_until = sampled_until
+        network: NextWordNetwork = optimizer.target
+        network.state = network.zero_state(iterator.batch_size)
+
+    def update_core(self) -> None:
+        iterator: ParallelSequentialIterator = self.get_iterator("main")
+        optimizer = self.get_optimizer("main")
+        network: NextWordNetwork = optimizer.target
+        random = np.random.default_rng((self._seed, self.iteration))
+        network.xp.random.seed(random.integers(2**32))
+        words, targets = (self.device.send(np.ascontiguousarray(array)) for array in next(iterator))
+
+        hidden = network(words)
+        hidden = chainer.functions.reshape(hidden, (-1, hidden.shape[-1]))
+        W, b = network.output_parameters()
+        if self._sampler is not None and self.iteration < self._sampled_until:
+            loss = self._sampler.loss(hidden, W, b, targets.ravel(), random)
+        else:
+            loss = linear_softmax_cross_entropy(hidden, W, b, targets.ravel())
+        if not network.xp.isfinite(loss.array):
+            raise DivergedError(
+                f"the loss is {float(loss.array)} at iteration {self.iteration}: the training diverged. Use a lower "
+                f"learning_rate or a smaller gradient_clipping"
+            )
+        network.cleargrads()
+        loss.backward()
+        loss.unchain_backward()
+        optimizer.update()
+        if iterator.is_new_epoch:
+            network.state = network.zero_state(iterator.batch_size)
+        chainer.report({"main/loss": loss.array, "main/gradient_norm": self._clipping.norm})
+
+    def serialize(self, serializer: Any) -> None:
+        super().serialize(serializer)
+        network: NextWordNetwork = self.get_optimizer("main").target
+        state = [chainer.as_array(tensor) for tensor in network.state or ()]
+        network.state = tuple(
+            self.device.send(serializer(f"state/{index}", tensor)) for index, tensor in enumerate(state)
+        )
