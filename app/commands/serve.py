@@ -1,0 +1,158 @@
+"""`nextword serve`."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import socket
+import sys
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from app.settings import ENV_PREFIX, Settings, SettingsError, load
+
+log = logging.getLogger("nextword")
+
+#: Exit status when the service cannot start: settings, model directory, runtime, address.
+CANNOT_START = 2
+
+
+def _option(name: str) -> Any:
+    field = Settings.model_fields[name]
+    # Paths would say where this copy of the project lies.
+    default = "" if field.default is None or isinstance(field.default, Path) else f", default: {field.default}"
+    flags = f"/--no-{name.replace('_', '-')}" if field.annotation is bool else ""
+    return typer.Option(
+        f"--{name.replace('_', '-')}{flags}",
+        help=f"{field.description} [env: {ENV_PREFIX}{name.upper()}{default}]",
+        show_default=False,
+    )
+
+
+def command(
+    host: Annotated[str | None, _option("host")] = None,
+    port: Annotated[int | None, _option("port")] = None,
+    model: Annotated[Path | None, _option("model")] = None,
+    runtime: Annotated[str | None, _option("runtime")] = None,
+    threads: Annotated[int | None, _option("threads")] = None,
+    max_sessions: Annotated[int | None, _option("max_sessions")] = None,
+    session_ttl_seconds: Annotated[float | None, _option("session_ttl_seconds")] = None,
+    max_session_ttl_seconds: Annotated[float | None, _option("max_session_ttl_seconds")] = None,
+    session_key: Annotated[str | None, _option("session_key")] = None,
+    max_batch: Annotated[int | None, _option("max_batch")] = None,
+    max_queue: Annotated[int | None, _option("max_queue")] = None,
+    max_body_bytes: Annotated[int | None, _option("max_body_bytes")] = None,
+    max_words: Annotated[int | None, _option("max_words")] = None,
+    retry_after_seconds: Annotated[int | None, _option("retry_after_seconds")] = None,
+    drain_seconds: Annotated[float | None, _option("drain_seconds")] = None,
+    log_level: Annotated[str | None, _option("log_level")] = None,
+    access_log: Annotated[bool | None, _option("access_log")] = None,
+) -> None:
+    """Serve a model over HTTP.
+
+    The model is loaded once; each session's state is kept, so that a request continues where the one before ended.
+    Every option can be given as an environment variable, too; the option wins.
+
+    Try: nextword serve --port 9000, then open http://127.0.0.1:9000 or
+    curl -d '{"text": "The weather is"}' http://127.0.0.1:9000/v1/predict
+    """
+    given = {name: value for name, value in locals().items() if value is not None}
+    try:
+        settings = load(**given)
+    except SettingsError as error:
+        _refuse(str(error))
+    serve(settings)
+
+
+def serve(settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT; then finish what is in hand, and return. Exits with 2 if it cannot start."""
+    # Imported here, so that `nextword serve --help` and a wrong setting are answered at once.
+    from app.main import create_app
+    from model.artifact import ArtifactError
+
+    logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("uvicorn").setLevel(logging.DEBUG if settings.log_level == "debug" else logging.WARNING)
+    logging.getLogger("uvicorn.access").setLevel(logging.INFO if settings.access_log else logging.WARNING)
+    try:
+        app = create_app(settings)
+    except ArtifactError as error:
+        _refuse(str(error))
+    listener = _listen(settings.host, settings.port)
+    failure = _run(app, settings, listener)
+    if failure is not None:
+        _refuse(f"cannot run the model: {failure}")
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as error:
+        _refuse(f"cannot listen on {host}:{port}: {error.strerror or error}; choose another with --host and --port")
+
+
+def _run(app: Any, settings: Settings, listener: socket.socket) -> BaseException | None:
+    import uvicorn
+
+    from app.scheduler import Scheduler, Status
+
+    scheduler: Scheduler = app.state.service.scheduler
+
+    class Server(uvicorn.Server):
+        """Finishes what is in hand before it stops listening, so that balancers can see that it is not ready."""
+
+        stopping_since: float | None = None
+        announced = False
+
+        def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
+            if self.stopping_since is not None:
+                self.should_exit = self.force_exit = True
+            self.stopping_since = time.monotonic()
+
+        async def on_tick(self, counter: int) -> bool:
+            if scheduler.failure is not None:
+                self.should_exit = True
+            elif scheduler.status is Status.READY and not self.announced:
+                self.announced = True
+                # What is there now stays: the collector need not look through it again and again.
+                gc.collect()
+                gc.freeze()
+                host, port = listener.getsockname()[:2]
+                name = f"[{host}]" if ":" in host else host
+                log.info("ready: %s (%s) on http://%s:%d", *_served(app), name, port)
+            if self.stopping_since is not None:
+                scheduler.refuse()
+                late = time.monotonic() - self.stopping_since > settings.drain_seconds
+                if late or not scheduler.in_flight:
+                    self.should_exit = True
+            return await super().on_tick(counter)
+
+    server = Server(
+        uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=settings.access_log,
+            lifespan="on",
+            server_header=False,
+            timeout_keep_alive=75,
+            timeout_graceful_shutdown=1,
+            ws="none",
+        )
+    )
+    server.run(sockets=[listener])
+    return scheduler.failure
+
+
+def _served(app: Any) -> tuple[str, str]:
+    service = app.state.service
+    return service.artifact.id, f"{service.scheduler.runtime.name} on {service.scheduler.runtime.device}"
+
+
+def _refuse(message: str) -> NoReturn:
+    for line in message.splitlines():
+        print(f"nextword: {line}", file=sys.stderr)
+    raise SystemExit(CANNOT_START)

@@ -1,0 +1,278 @@
+"""Continuous batching: the words of many sequences, one each, go through the model in one step.
+
+An `Engine` is plain and synchronous, and belongs to one thread; `app.scheduler` runs it beside the event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.states import START, States
+from model import decoding
+from model.runtimes.base import Floats, Runtime
+
+#: So many hidden outputs that wait for a score are projected in one product. More would hold up the other sequences
+#: of a tick, fewer would waste the product.
+SCORE_ROWS = 64
+
+T = TypeVar("T")
+
+
+class RuntimeFailedError(RuntimeError):
+    """The runtime does not work any more, not even for a sequence known to be good."""
+
+
+class JobError(RuntimeError):
+    """This one request could not be computed; the others are not affected."""
+
+
+class Scores(NamedTuple):
+    """How likely each scored word was, N words."""
+
+    log_probabilities: list[float]
+    ranks: list[int]  # 1 is the likeliest word
+
+    @classmethod
+    def blank(cls, count: int) -> Scores:
+        return cls([0.0] * count, [0] * count)
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """Consume words from a state, then say what may come next.
+
+    `source` is the slot to begin at, which is only read; `slot` is where the states after it are written, and is of
+    no concern when there are no words.
+    """
+
+    ids: Sequence[int]
+    source: int
+    slot: int
+    candidates: int  # how many of the likeliest words to name
+    prefix: str = ""
+    prefix_ids: NDArray[np.int64] | None = None  # only words among these, if given
+    score_from: int | None = None  # score ids[score_from:], into `scores`
+
+    # Where it stands.
+    cursor: int = 0
+    abandoned: bool = False  # set on the event loop: nobody waits for the answer any more
+    delivered: bool = False
+    error: BaseException | None = None
+    future: asyncio.Future[None] = field(init=False)
+
+    # The answer.
+    top_ids: list[int] = field(default_factory=list)
+    top_log_probabilities: list[float] = field(default_factory=list)  # over `prefix_ids` only, where those are given
+    prefix_log_probability: float = 0.0
+    unknown_log_probability: float = 0.0
+    entropy: float = 0.0  # nats
+    scores: Scores = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.scores = Scores.blank(0 if self.score_from is None else len(self.ids) - self.score_from)
+
+    @property
+    def at(self) -> int:
+        """The slot of the state after the words consumed so far."""
+        return self.slot if self.cursor else self.source
+
+
+@dataclass(slots=True, eq=False)
+class _Scored:
+    """One word whose score is still to be projected: from `hidden` (H,), the output before it."""
+
+    job: Job
+    index: int
+    target: int
+    hidden: Floats
+
+
+class Engine:
+    """Runs jobs together. `join` adds one, `tick` takes every job a word further and returns those that are over."""
+
+    def __init__(
+        self, runtime: Runtime, states: States, *, unknown_id: int, start_id: int | None, max_batch: int
+    ) -> None:
+        self.runtime = runtime
+        self.states = states
+        self.max_batch = max_batch
+        self.ticks = 0
+        self._unknown_id = unknown_id
+        self._jobs: deque[Job] = deque()
+        self._unscored: list[_Scored] = []
+        start = runtime.zero_state(1)
+        if start_id is not None:
+            start = runtime.advance(np.array([start_id], dtype=np.int64), start)
+        states.write([START], start)
+
+    @property
+    def idle(self) -> bool:
+        return not self._jobs
+
+    def join(self, job: Job) -> None:
+        """Take part from the next tick on."""
+        self._jobs.append(job)
+
+    def warm_up(self) -> None:
+        """Touch every path once, at the smallest and at the largest batch: first calls are slow ones."""
+        for batch in (1, self.max_batch):
+            ids = np.zeros(batch, dtype=np.int64)
+            state = self.runtime.advance(ids, self.states.read([START] * batch))
+            width = decoding.candidates(10, self.runtime.vocabulary_size, include_unknown=False)
+            self.runtime.project(state[-1], top_k=width, targets=ids)
+            self.runtime.project_subset(state[-1], ids[:1], top_k=1)
+
+    def well(self) -> bool:
+        """Whether the runtime still computes a sequence that is known to be good."""
+        try:
+            state = self.runtime.advance(np.zeros(1, dtype=np.int64), self.states.read([START]))
+            return bool(np.isfinite(self.runtime.project(state[-1], top_k=0).entropies).all())
+        except Exception:
+            return False
+
+    def tick(self) -> list[Job]:
+        """One step for at most `max_batch` jobs, those first that have waited longest.
+
+        Returns the jobs that are over: answered, failed (`error` is set) or abandoned. Raises `RuntimeFailedError`
+        when the runtime is at fault; all jobs are then still to be answered (`give_up`).
+        """
+        self.ticks += 1
+        over: list[Job] = []
+        batch: list[Job] = []
+        while self._jobs and len(batch) < self.max_batch:
+            job = self._jobs.popleft()
+            (over if job.abandoned else batch).append(job)
+        try:
+            self._run(batch)
+        except BaseException:
+            self._jobs.extend(over)
+            self._jobs.extend(batch)
+            raise
+        for job in batch:
+            (self._jobs if job.error is None and job.cursor < len(job.ids) else over).append(job)
+        return over
+
+    def give_up(self, error: BaseException) -> list[Job]:
+        """All jobs, each with `error`."""
+        jobs = list(self._jobs)
+        self._jobs.clear()
+        self._unscored.clear()
+        for job in jobs:
+            job.error = error
+        return jobs
+
+    def _run(self, batch: Sequence[Job]) -> None:
+        joined = [job.slot for job in batch if job.cursor == 0 and job.ids]
+        if joined:
+            self.states.clear(joined)
+        self._each([job for job in batch if job.cursor < len(job.ids)], self._advance, lambda job: job)
+        ending = [job for job in batch if job.error is None and job.cursor == len(job.ids)]
+        if len(self._unscored) >= SCORE_ROWS or any(job.score_from is not None for job in ending):
+            self._flush_scores()
+        widths: dict[int, list[Job]] = {}
+        prefixes: dict[str, list[Job]] = {}
+        for job in ending:
+            if job.prefix_ids is None:
+                # Those that ask for a few more than others share a product, one that asks for a thousand has its own.
+                width = job.candidates if job.candidates > 16 else 16
+                widths.setdefault(width.bit_length(), []).append(job)
+            else:
+                widths.setdefault(0, []).append(job)
+                prefixes.setdefault(job.prefix, []).append(job)
+        for jobs in widths.values():
+            self._each(jobs, self._project, lambda job: job)
+        for jobs in prefixes.values():
+            ids = jobs[0].prefix_ids
+            if ids is not None:
+                well = [job for job in jobs if job.error is None]
+                self._each(well, partial(self._project_prefix, ids), lambda job: job)
+
+    def _each(self, items: Sequence[T], work: Callable[[Sequence[T]], None], job_of: Callable[[T], Job]) -> None:
+        """`work` on all of them at once; if that fails, one after the other, so that only those at fault fail."""
+        if not items:
+            return
+        try:
+            work(items)
+        except Exception as error:
+            if len(items) > 1:
+                for item in items:
+                    self._each([item], work, job_of)
+                return
+            if not self.well():
+                raise RuntimeFailedError(f"the runtime {self.runtime.name} failed: {error}") from error
+            job_of(items[0]).error = error
+
+    def _advance(self, jobs: Sequence[Job]) -> None:
+        ids = np.array([job.ids[job.cursor] for job in jobs], dtype=np.int64)
+        if ids.min() < 0 or ids.max() >= self.runtime.vocabulary_size:
+            raise JobError(f"a word id is outside of the vocabulary of {self.runtime.vocabulary_size} words")
+        before = self.states.read([job.at for job in jobs])
+        self.states.write([job.slot for job in jobs], self.runtime.advance(ids, before))
+        for row, job in enumerate(jobs):
+            if job.score_from is not None and job.cursor >= job.score_from:
+                entry = _Scored(job, job.cursor - job.score_from, job.ids[job.cursor], before[-1][row].copy())
+                self._unscored.append(entry)
+            job.cursor += 1
+
+    def _flush_scores(self) -> None:
+        waiting, self._unscored = self._unscored, []
+        waiting = [entry for entry in waiting if entry.job.error is None and not entry.job.abandoned]
+        for first in range(0, len(waiting), SCORE_ROWS):
+            self._each(waiting[first : first + SCORE_ROWS], self._score, lambda entry: entry.job)
+
+    def _score(self, entries: Sequence[_Scored]) -> None:
+        hidden = np.stack([entry.hidden for entry in entries])
+        targets = np.array([entry.target for entry in entries], dtype=np.int64)
+        projection = self.runtime.project(hidden, top_k=0, targets=targets)
+        values = projection.target_log_probabilities.tolist()
+        for entry, value, rank in zip(entries, values, projection.target_ranks.tolist(), strict=True):
+            scores = entry.job.scores
+            scores.log_probabilities[entry.index] = value
+            scores.ranks[entry.index] = rank
+
+    def _project(self, jobs: Sequence[Job]) -> None:
+        hidden = self.states.read_hidden([job.at for job in jobs])
+        width = max(0 if job.prefix_ids is not None else job.candidates for job in jobs)
+        unknown = np.full(len(jobs), self._unknown_id, dtype=np.int64)
+        projection = self.runtime.project(hidden, top_k=width, targets=unknown)
+        self._refuse_nan(projection.entropies)
+        rows = zip(
+            jobs,
+            projection.top_ids.tolist(),
+            projection.top_log_probabilities.tolist(),
+            projection.entropies.tolist(),
+            projection.target_log_probabilities.tolist(),
+            strict=True,
+        )
+        for job, ids, values, entropy, log_unknown in rows:
+            job.top_ids, job.top_log_probabilities = ids[: job.candidates], values[: job.candidates]
+            job.entropy, job.unknown_log_probability = entropy, log_unknown
+
+    def _project_prefix(self, prefix_ids: NDArray[np.int64], jobs: Sequence[Job]) -> None:
+        hidden = self.states.read_hidden([job.at for job in jobs])
+        subset = self.runtime.project_subset(hidden, prefix_ids, top_k=max(job.candidates for job in jobs))
+        self._refuse_nan(subset.log_probabilities)
+        rows = zip(
+            jobs,
+            subset.top_ids.tolist(),
+            decoding.renormalised(subset).tolist(),
+            subset.log_probabilities.tolist(),
+            strict=True,
+        )
+        for job, ids, values, total in rows:
+            job.top_ids, job.top_log_probabilities = ids[: job.candidates], values[: job.candidates]
+            job.prefix_log_probability = total
+
+    def _refuse_nan(self, values: Floats) -> None:
+        # A state that has become NaN would stay NaN for the rest of its session.
+        broken = np.isnan(values)
+        if broken.any():
+            raise JobError(f"the runtime {self.runtime.name} answered NaN for {int(broken.sum())} rows")

@@ -1,0 +1,105 @@
+"""The application: what is loaded at start, what is served where, what happens at the end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.routing import APIRoute
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+import model.runtimes
+from app.problems import ProblemMiddleware, answer_http_exception
+from app.routes import operations, page, sessions
+from app.routes.predict import Predict
+from app.schemas import OpenRequest, PredictReply, PredictRequest, ProblemReply
+from app.service import Service
+from app.settings import Settings
+from model.artifact import Artifact
+from model.runtimes.base import Runtime
+
+_ERRORS = (400, 404, 405, 409, 410, 413, 422, 500, 503)
+_PROBLEMS: dict[int | str, dict[str, Any]] = {
+    status: {
+        "description": "problem",
+        "content": {"application/problem+json": {"schema": ProblemReply.model_json_schema()}},
+    }
+    for status in _ERRORS
+}
+
+
+def create_app(
+    settings: Settings | None = None,
+    *,
+    runtime: Runtime | None = None,
+    artifact: Artifact | None = None,
+    clock: Callable[[], float] = time.time,
+) -> FastAPI:
+    """The service as an ASGI application; `app.state.service` is the `Service` behind it.
+
+    The model directory is read here, the runtime is loaded once the application runs: until it is warm, `/livez`
+    answers and `/readyz` says 503. `artifact` and `runtime` are used instead of what the settings name.
+
+    Raises:
+        ArtifactError: the model directory cannot be used.
+    """
+    settings = Settings() if settings is None else settings
+    artifact = Artifact.load(settings.model) if artifact is None else artifact
+
+    def load() -> Runtime:
+        if runtime is not None:
+            return runtime
+        return model.runtimes.load(artifact, settings.runtime, threads=settings.threads)
+
+    service = Service(settings, artifact, load, clock=clock)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        async with service.running():
+            yield
+
+    app = FastAPI(
+        title="nextword",
+        description="What word comes next? A recurrent network's answer, its state kept for each session.",
+        lifespan=lifespan,
+        redirect_slashes=False,
+    )
+    app.state.service = service
+    app.add_middleware(ProblemMiddleware, retry_after=settings.retry_after_seconds)
+    app.add_exception_handler(HTTPException, answer_http_exception)
+
+    app.router.routes.insert(0, _predict_route(service))
+    app.include_router(sessions.router(service, _body(OpenRequest), _PROBLEMS))
+    app.include_router(operations.router(service, _PROBLEMS))
+    app.include_router(page.router())
+    return app
+
+
+def _predict_route(service: Service) -> APIRoute:
+    """A route that is documented as any other, and answered without FastAPI's part in between."""
+
+    async def predict(_: Request) -> Response:
+        """Consume words, answer with what may come next."""
+        raise AssertionError("answered by `Predict`")
+
+    route = APIRoute(
+        "/v1/predict",
+        predict,
+        methods=["POST"],
+        tags=["predict"],
+        responses={200: {"model": PredictReply}, **_PROBLEMS},
+        openapi_extra=_body(PredictRequest),
+    )
+    route.app = Predict(service)
+    return route
+
+
+def _body(schema: type[BaseModel]) -> dict[str, Any]:
+    content = {"application/json": {"schema": schema.model_json_schema()}}
+    return {"requestBody": {"required": schema is PredictRequest, "content": content}}

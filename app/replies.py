@@ -1,0 +1,87 @@
+"""From an answer to bytes: plain dicts in the shape of `app.schemas`, written by pydantic-core."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import Any
+
+import pydantic_core
+
+from app.service import Answer, Service
+from app.sessions import Session
+from model import decoding
+
+
+@lru_cache(maxsize=1024)
+def _iso(second: int) -> str:
+    return datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def timestamp(seconds: float) -> str:
+    """Seconds since 1970 as an RFC 3339 time in UTC, whole seconds, rounded down.
+
+    >>> timestamp(0.9)
+    '1970-01-01T00:00:00Z'
+    """
+    return _iso(int(seconds))
+
+
+def prediction(service: Service, answer: Answer, *, top_k: int, prefix: str, include_unknown: bool) -> bytes:
+    """The body of a reply to a predict request."""
+    job, session, vocabulary = answer.job, answer.session, service.tokenizer.vocabulary
+    unknown = service.tokenizer.unknown_id
+    best = decoding.ranking(
+        job.top_ids, job.top_log_probabilities, top_k, without=None if include_unknown or prefix else unknown
+    )
+    reply: dict[str, Any] = {
+        "session_id": None if session is None else session.id,
+        "position": answer.position,
+        "model": service.artifact.id,
+        "expires_at": None if session is None else timestamp(session.expires_at),
+        "words": _words(answer, vocabulary, unknown),
+        "predictions": [
+            {"word": vocabulary[id], "probability": probability, "log_probability": log_probability}
+            for id, probability, log_probability in best
+        ],
+        "prefix_probability": decoding.probability(job.prefix_log_probability) if prefix else 1.0,
+        "unknown_probability": decoding.probability(job.unknown_log_probability),
+    }
+    if job.score_from is not None:
+        reply["entropy_bits"] = decoding.bits(job.entropy)
+    return pydantic_core.to_json(reply)
+
+
+def _words(answer: Answer, vocabulary: Sequence[str], unknown: int) -> list[dict[str, Any]]:
+    ids, starts, ends = answer.words
+    if starts is None or ends is None:
+        items: list[dict[str, Any]] = [{"word": vocabulary[id], "known": id != unknown} for id in ids]
+    else:
+        items = [
+            {"word": vocabulary[id], "start": start, "end": end, "known": id != unknown}
+            for id, start, end in zip(ids, starts, ends, strict=True)
+        ]
+    if answer.scores is not None:
+        for item, value, rank in zip(items, answer.scores.log_probabilities, answer.scores.ranks, strict=True):
+            item["log_probability"] = value
+            item["probability"] = decoding.probability(value)
+            item["rank"] = rank
+            item["surprisal_bits"] = decoding.surprisal_bits(value)
+    return items
+
+
+def session(service: Service, session: Session) -> bytes:
+    """The body of a reply that is a session."""
+    vocabulary = service.tokenizer.vocabulary
+    return pydantic_core.to_json(
+        {
+            "session_id": session.id,
+            "position": session.position,
+            "model": service.artifact.id,
+            "created_at": timestamp(session.created_at),
+            "expires_at": timestamp(session.expires_at),
+            "state_bytes": service.scheduler.states.bytes_each,
+            "words": [vocabulary[id] for id in session.words],
+        }
+    )

@@ -1,0 +1,55 @@
+"""Whether the service lives and is ready, and what it serves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pydantic_core
+from fastapi import APIRouter
+from starlette.responses import Response
+
+from app.scheduler import Status, UnavailableError
+from app.schemas import ModelReply
+from app.service import Service
+
+
+def router(service: Service, problem: dict[int | str, dict[str, Any]]) -> APIRouter:
+    """The routes; `problem` documents the errors."""
+    routes = APIRouter(tags=["operations"])
+    artifact, scheduler = service.artifact, service.scheduler
+
+    def ready() -> None:
+        if scheduler.status is not Status.READY:
+            raise UnavailableError(f"not ready: {scheduler.reason}")
+
+    documented: dict[int | str, dict[str, Any]] = {200: {"model": ModelReply}, **problem}
+
+    @routes.get("/livez")
+    async def livez() -> Response:
+        """200 as long as the process answers at all."""
+        return Response(b'{"status":"alive"}', media_type="application/json")
+
+    @routes.get("/readyz", responses=problem)
+    async def readyz() -> Response:
+        """503 until the model is loaded and warm, while it fails, and while the service shuts down."""
+        ready()
+        return Response(b'{"status":"ready"}', media_type="application/json")
+
+    @routes.get("/v1/model", responses=documented)
+    async def model() -> Response:
+        """The model that is served; `perplexity` as measured on documents held out, if it was."""
+        ready()
+        body = {
+            "name": artifact.name,
+            "id": artifact.id,
+            "network": artifact.network["kind"],
+            "vocabulary": len(artifact.tokenizer),
+            "parameters": artifact.parameters,
+            "device": scheduler.runtime.device,
+            "runtime": scheduler.runtime.name,
+            "state_bytes": scheduler.states.bytes_each,
+            "perplexity": artifact.measured.get("perplexity"),
+        }
+        return Response(pydantic_core.to_json(body), media_type="application/json")
+
+    return routes

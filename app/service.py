@@ -1,0 +1,282 @@
+"""The way of a request, from words to an answer, and the life of the service around it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from array import array
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from app import problems
+from app.engine import Job, Scores
+from app.scheduler import Scheduler
+from app.schemas import OpenRequest, PredictRequest
+from app.sessions import WORDS_KEPT, PositionConflictError, Session, SessionIds
+from app.settings import Settings
+from app.states import START
+from app.stores.base import Store
+from app.stores.memory import MemoryStore
+from app.turns import Turns
+from model import decoding
+from model.artifact import Artifact
+from model.runtimes.base import Runtime
+from model.tokenizer import Tokenizer
+
+log = logging.getLogger("nextword")
+
+#: Longer texts are tokenised on another thread, so that they do not hold up everybody else.
+INLINE_CHARACTERS = 2_000
+
+#: How often sessions whose time is over are cleared away. (They are refused from that second on in any case.)
+SWEEP_SECONDS = 1.0
+
+
+class Words(NamedTuple):
+    """The words of a request, by id; `starts` and `ends` where they came as text."""
+
+    ids: list[int]
+    starts: list[int] | None = None
+    ends: list[int] | None = None
+
+
+NO_WORDS = Words([])
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a predict request came to. `session` is None if nothing was kept; `scores` if none were asked for."""
+
+    words: Words
+    session: Session | None
+    position: int
+    job: Job
+    scores: Scores | None
+
+
+class Service:
+    """Sessions, the scheduler that moves them forward, and the rules in between.
+
+    `clock` gives seconds since 1970. The engine thread starts with `running`.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        artifact: Artifact,
+        load: Callable[[], Runtime],
+        *,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.settings = settings
+        self.artifact = artifact
+        self.tokenizer: Tokenizer = artifact.tokenizer
+        self.clock = clock
+        self.turns = Turns()
+        self.scheduler = Scheduler(
+            load,
+            unknown_id=self.tokenizer.unknown_id,
+            start_id=artifact.start_id,
+            # A request in flight writes a state beside that of its session. Those of clients that have just left are
+            # held until the engine lets go of them.
+            slots=settings.max_sessions + 2 * settings.max_queue,
+            max_batch=settings.max_batch,
+            max_queue=settings.max_queue,
+        )
+        self.store: Store = MemoryStore(
+            capacity=settings.max_sessions, free=self.scheduler.free_state, in_use=self.turns.__contains__
+        )
+        key = settings.session_key
+        self._ids = SessionIds(None if key is None else key.get_secret_value().encode())
+        self._typecode = "H" if len(self.tokenizer) <= 1 << 16 else "I"
+        self._no_words: array[int] = array(self._typecode)
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Load, serve, and at the end let the requests in hand finish."""
+        self.scheduler.start()
+        sweeper = asyncio.create_task(self._sweep())
+        try:
+            yield
+        finally:
+            sweeper.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await sweeper
+            if not await self.scheduler.drain(self.settings.drain_seconds):
+                log.warning("%d requests were not finished in time", self.scheduler.in_flight)
+            await self.scheduler.stop()
+
+    async def predict(self, request: PredictRequest) -> Answer:
+        """Consume the words of a request and find what may come next.
+
+        Raises:
+            Problem: too many words.
+            PositionConflictError, NoSuchSessionError, SessionGoneError: see `app.sessions`.
+            UnavailableError, RuntimeFailedError: not now.
+        """
+        session_id = request.session_id
+        if session_id is None:
+            words = await self._words(request)
+            if request.position:
+                raise PositionConflictError(f"a new session is at 0, not at {request.position}", 0)
+            job = self._job(START, words.ids, request, 0)
+            await self._run(job)
+            if not request.keep:
+                self.scheduler.free_state(job.slot)
+                return Answer(words, None, len(words.ids), job, _asked(job))
+            session = await self._create(job, words.ids, None)
+            return Answer(words, session, session.position, job, _asked(job))
+        async with self._turn(session_id):
+            session = await self.find(session_id)
+            words = await self._words(request)
+            if session.is_retry(words.ids, request.position):
+                return await self._again(session, words, request)
+            job = self._job(session.state, words.ids, request, 0)
+            await self._run(job)
+            session = await self._move(session, job, words.ids)
+            return Answer(words, session, session.position, job, _asked(job))
+
+    async def open(self, request: OpenRequest) -> Session:
+        """A new session that has consumed the words of the request. Raises as `predict`."""
+        words = await self._words(request)
+        job = Job(words.ids, START, START, 0)
+        await self._run(job)
+        return await self._create(job, words.ids, request.ttl_seconds)
+
+    async def find(self, session_id: str) -> Session:
+        """Raises `NoSuchSessionError` or `SessionGoneError`."""
+        session = await self.store.load(session_id)
+        if session is None or session.expires_at <= self.clock():
+            raise self._ids.missing(session_id)
+        return session
+
+    async def delete(self, session_id: str) -> None:
+        """Forget a session, after the requests to it that came before. Raises as `find`."""
+        async with self._turn(session_id):
+            await self.find(session_id)
+            await self.store.delete(session_id)
+
+    def _turn(self, session_id: str) -> _Turn:
+        return _Turn(self.turns, session_id)
+
+    async def _words(self, request: PredictRequest | OpenRequest) -> Words:
+        limit = self.settings.max_words
+        if request.text:
+            if len(request.text) <= INLINE_CHARACTERS:
+                encoding = self.tokenizer.encode(request.text)
+            else:
+                encoding = await asyncio.to_thread(self.tokenizer.encode, request.text)
+            words = Words(encoding.ids.tolist(), encoding.starts.tolist(), encoding.ends.tolist())
+        elif request.words:
+            unknown, id_of = self.tokenizer.unknown_id, self.tokenizer.id_of
+            found = map(id_of, request.words[: limit + 1])
+            words = Words([unknown if id is None else id for id in found])
+        else:
+            return NO_WORDS
+        if len(words.ids) > limit:
+            raise problems.too_many_words(len(request.words or words.ids), limit)
+        return words
+
+    def _job(self, source: int, ids: Sequence[int], request: PredictRequest, score_from: int) -> Job:
+        prefix = request.prefix
+        wanted = decoding.candidates(
+            request.top_k, len(self.tokenizer), include_unknown=request.include_unknown or bool(prefix)
+        )
+        return Job(
+            ids,
+            source,
+            START,
+            wanted,
+            prefix,
+            self.tokenizer.prefix_ids(prefix) if prefix else None,
+            score_from if request.scores else None,
+        )
+
+    async def _run(self, job: Job) -> None:
+        if job.ids:
+            job.slot = self.scheduler.take_state()
+        await self.scheduler.run(job)
+
+    async def _create(self, job: Job, ids: Sequence[int], ttl: float | None) -> Session:
+        now = self.clock()
+        usual = self.settings.session_ttl_seconds
+        lives = usual if ttl is None else min(ttl, max(self.settings.max_session_ttl_seconds, usual))
+        session = Session(self._ids.issue(), START, 0, 0, self._no_words, now, now + lives, lives, lives > usual).after(
+            job.slot, ids, now, _kept(job)
+        )
+        await self._commit(session, None, job)
+        return session
+
+    async def _move(self, session: Session, job: Job, ids: Sequence[int]) -> Session:
+        moved = session.after(
+            job.slot if ids else session.state, ids, self.clock(), _kept(job) if ids else session.scores
+        )
+        await self._commit(moved, session.revision, job)
+        return moved
+
+    async def _commit(self, session: Session, expected_revision: int | None, job: Job) -> None:
+        try:
+            await self.store.commit(session, expected_revision)
+        except BaseException:
+            self.scheduler.free_state(job.slot)
+            raise
+
+    async def _again(self, session: Session, words: Words, request: PredictRequest) -> Answer:
+        """Answer a request that has been answered before: nothing is consumed."""
+        count, scores = len(words.ids), None
+        if request.scores and session.scores is not None and len(session.scores[0]) == count:
+            scores = Scores(session.scores[0].tolist(), session.scores[1].tolist())
+        if request.scores and scores is None:
+            # The states before these words are gone. From the very start they can be had again.
+            if session.position != len(session.words):
+                message = "these words were consumed before, and cannot be scored any more: ask without `scores`"
+                raise PositionConflictError(message, session.position)
+            job = self._job(START, session.words.tolist(), request, session.position - count)
+            await self._run(job)
+            self.scheduler.free_state(job.slot)
+            scores = job.scores
+        else:
+            job = self._job(session.state, (), request, 0)
+            await self._run(job)
+        session = await self._move(session, job, ())
+        return Answer(words, session, session.position, job, scores)
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(SWEEP_SECONDS)
+            try:
+                await self.store.expire(self.clock())
+            except Exception as error:
+                log.exception("clearing away expired sessions failed: %s", error)
+
+
+class _Turn:
+    """`async with`: this session is this request's until the end of the block."""
+
+    __slots__ = ("_session_id", "_turns")
+
+    def __init__(self, turns: Turns, session_id: str) -> None:
+        self._turns = turns
+        self._session_id = session_id
+
+    async def __aenter__(self) -> None:
+        if not self._turns.take_now(self._session_id):
+            await self._turns.take(self._session_id)
+
+    async def __aexit__(self, *_: object) -> None:
+        self._turns.end(self._session_id)
+
+
+def _asked(job: Job) -> Scores | None:
+    return None if job.score_from is None else job.scores
+
+
+def _kept(job: Job) -> tuple[array[float], array[int]] | None:
+    """Scores as a session keeps them, for a retry; longer requests than a session remembers cannot be retried."""
+    if job.score_from is None or len(job.scores.ranks) > WORDS_KEPT:
+        return None
+    return array("f", job.scores.log_probabilities), array("I", job.scores.ranks)

@@ -1,0 +1,134 @@
+"""A session is a name that points at a sequence state, its position and its words; and the rules it lives by."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+from array import array
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+#: How many of its last words a session keeps: for retries, and to show.
+WORDS_KEPT = 256
+
+
+class PositionConflictError(ValueError):
+    """What the client believes was consumed is not what was."""
+
+    def __init__(self, message: str, position: int) -> None:
+        super().__init__(message)
+        self.position = position
+
+
+class NoSuchSessionError(LookupError):
+    """This id was never issued."""
+
+
+class SessionGoneError(LookupError):
+    """This id was issued, but the session has expired, was evicted or deleted."""
+
+
+@dataclass(slots=True, eq=False)
+class Session:
+    """A value: going on makes another one (`after`).
+
+    `state` is the slot of the state after all words; `words` are the ids of the last `WORDS_KEPT` of them at most.
+    Times are seconds since 1970.
+    """
+
+    id: str
+    state: int
+    position: int
+    revision: int
+    words: array[int]
+    created_at: float
+    expires_at: float
+    ttl: float
+    long_lived: bool = False  # lives longer unused than sessions do by default
+    scores: tuple[array[float], array[int]] | None = None  # of the last request's words, if asked for
+
+    def after(
+        self, state: int, ids: Sequence[int], now: float, scores: tuple[array[float], array[int]] | None
+    ) -> Session:
+        """This session when it has consumed `ids` and stands at `state`."""
+        words = self.words
+        if ids:
+            words = words + array(words.typecode, ids[-WORDS_KEPT:])
+            if len(words) > WORDS_KEPT:
+                words = words[-WORDS_KEPT:]
+        return Session(
+            self.id,
+            state,
+            self.position + len(ids),
+            self.revision + 1,
+            words,
+            self.created_at,
+            now + self.ttl,
+            self.ttl,
+            self.long_lived,
+            scores,
+        )
+
+    def is_retry(self, ids: Sequence[int], position: int | None) -> bool:
+        """Whether these words, said to begin at `position`, are the ones consumed last: then they must not count again.
+
+        False means that they come next. Raises `PositionConflictError` when they are neither.
+        """
+        if position is None or position == self.position:
+            return False
+        if position > self.position:
+            raise PositionConflictError(f"the session is at {self.position}, not yet at {position}", self.position)
+        count = self.position - position
+        if count > len(self.words):
+            raise PositionConflictError(
+                f"the session is at {self.position} and keeps its last {len(self.words)} words only, "
+                f"so it cannot tell whether this request repeats what came after {position}",
+                self.position,
+            )
+        if count != len(ids) or self.words[-count:] != array(self.words.typecode, ids):
+            raise PositionConflictError(
+                f"the session is at {self.position}, and consumed other words after {position}", self.position
+            )
+        return True
+
+
+class SessionIds:
+    """Ids that nobody can guess and that prove by themselves that they were issued here, so that the ids of sessions
+    that are gone need not be remembered.
+
+    120 random bits and 72 bits of their BLAKE2 code under `key`, as 32 URL-safe characters. Without a `key` a random
+    one is used: ids then mean something to this process only.
+    """
+
+    _RANDOM = 15
+    _CODE = 9
+
+    def __init__(self, key: bytes | None = None) -> None:
+        secret = os.urandom(32) if key is None else key
+        self._key = hashlib.blake2b(secret, digest_size=32, person=b"nextword-session").digest()
+
+    def issue(self) -> str:
+        """A new id."""
+        random = os.urandom(self._RANDOM)
+        return urlsafe_b64encode(random + self._code(random)).decode("ascii")
+
+    def issued(self, session_id: str) -> bool:
+        """Whether `issue` made this id, here or where the same key is used."""
+        try:
+            raw = urlsafe_b64decode(session_id.encode("ascii"))
+        except ValueError:
+            return False
+        random, code = raw[: self._RANDOM], raw[self._RANDOM :]
+        # The second comparison refuses other spellings of the same bytes: an id has exactly one.
+        return hmac.compare_digest(code, self._code(random)) and urlsafe_b64encode(raw).decode("ascii") == session_id
+
+    def missing(self, session_id: str) -> LookupError:
+        """Why there is no such session."""
+        if self.issued(session_id):
+            return SessionGoneError("the session has expired, was evicted or deleted; open a new one")
+        return NoSuchSessionError("there is no such session")
+
+    def _code(self, random: bytes) -> bytes:
+        return hashlib.blake2b(random, digest_size=self._CODE, key=self._key).digest()

@@ -1,0 +1,103 @@
+"""Every setting of the service. Each is a field here, an option of `nextword serve`, and a NEXTWORD_* variable."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+import model
+from model.runtimes import RUNTIMES
+
+ENV_PREFIX = "NEXTWORD_"
+SHIPPED_MODEL = Path(model.__file__).parent / "pretrained" / "english"
+
+LogLevel = Literal["debug", "info", "warning", "error"]
+
+
+class Settings(BaseSettings):
+    """Flags come before environment variables, those before the defaults."""
+
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, extra="forbid", frozen=True)
+
+    host: str = Field(default="127.0.0.1", min_length=1, description="Address to listen on; 0.0.0.0 for all.")
+    port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
+    model: Path = Field(default=SHIPPED_MODEL, description="Model directory; by default the English model that ships.")
+    runtime: str = Field(
+        default="auto",
+        description=f"What computes: {', '.join(RUNTIMES)}; auto is the fastest that this machine can run.",
+    )
+    threads: int | None = Field(
+        default=None, ge=1, le=1024, description="Threads the runtime computes with; by default the runtime decides."
+    )
+    max_sessions: int = Field(
+        default=100_000,
+        ge=1,
+        le=50_000_000,
+        description="Live sessions at most; past it the one left alone for longest is evicted.",
+    )
+    session_ttl_seconds: float = Field(
+        default=1800, ge=1, le=31_536_000, description="A session is forgotten when it has not been used for so long."
+    )
+    max_session_ttl_seconds: float = Field(
+        default=86_400, ge=1, le=31_536_000, description="The longest such time that a client may ask for."
+    )
+    session_key: SecretStr | None = Field(
+        default=None,
+        min_length=16,
+        description="Secret that session ids are signed with; by default a random one, new at every start.",
+    )
+    max_batch: int = Field(
+        default=128, ge=1, le=65_536, description="Sequences that advance together in one step, at most."
+    )
+    max_queue: int = Field(
+        default=1024,
+        ge=1,
+        le=1_000_000,
+        description="Requests being served at once, at most; past it they are answered 503.",
+    )
+    max_body_bytes: int = Field(
+        default=1 << 20, ge=1024, le=1 << 30, description="The largest request body that is read."
+    )
+    max_words: int = Field(
+        default=10_000, ge=1, le=10_000_000, description="Words that one request may bring, at most."
+    )
+    retry_after_seconds: int = Field(default=1, ge=0, le=3600, description="What a 503 tells clients to wait.")
+    drain_seconds: float = Field(
+        default=30,
+        ge=0,
+        le=3600,
+        description="How long requests in hand may take to finish when the service is stopped.",
+    )
+    log_level: LogLevel = Field(default="info", description="The least severe message that is logged.")
+    access_log: bool = Field(default=False, description="Log a line for every request.")
+
+    @field_validator("runtime")
+    @classmethod
+    def _known_runtime(cls, name: str) -> str:
+        if name not in RUNTIMES:
+            raise ValueError(f"choose one of {', '.join(RUNTIMES)}")
+        return name
+
+
+class SettingsError(ValueError):
+    """A setting is wrong; the message names it, one line each."""
+
+
+def load(**given: object) -> Settings:
+    """The settings, `given` ones before those of the environment.
+
+    Raises:
+        SettingsError: one is of the wrong type or out of bounds.
+    """
+    try:
+        return Settings(**given)  # type: ignore[arg-type]
+    except ValidationError as error:
+        lines = []
+        for item in error.errors(include_url=False, include_context=False):
+            name = str(item["loc"][0]) if item["loc"] else "settings"
+            value = "" if name == "session_key" else f" (got {item['input']!r})"
+            lines.append(f"{ENV_PREFIX}{name.upper()} or --{name.replace('_', '-')}: {item['msg']}{value}")
+        raise SettingsError("\n".join(lines)) from None

@@ -1,0 +1,81 @@
+"""Where sequence states live: one (capacity, size) float32 array for each tensor of a state, addressed by slot.
+
+A state in a slot is a value: it is written once, by the engine thread, and never changed while anybody points at it.
+A session moves forward by pointing at another slot, so a request that fails leaves nothing to undo.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from model.runtimes.base import Floats, Ids, State, StateTensor
+
+#: The slot of the state that every sequence begins in. Never handed out, never freed: a session without words costs
+#: no state at all.
+START = 0
+
+
+class StatesFullError(RuntimeError):
+    """No slot is free: more sessions and requests at once than the service was configured for."""
+
+
+class States:
+    """`capacity` slots beside START.
+
+    Slots are handed out and taken back on the event loop; rows are read and written on the engine thread, and only
+    rows of slots that the loop has handed to a request. The arrays are reserved whole, but the operating system
+    commits a page of memory only when a row on it is first written, and low slots are used first.
+    """
+
+    def __init__(self, tensors: Sequence[StateTensor], capacity: int) -> None:
+        self._slabs = tuple(np.zeros((capacity + 1, tensor.size), dtype=np.float32) for tensor in tensors)
+        self._capacity = capacity
+        self._fresh = START + 1
+        self._free: list[int] = []
+
+    @property
+    def bytes_each(self) -> int:
+        """What one state takes, in bytes."""
+        return sum(slab.itemsize * slab.shape[1] for slab in self._slabs)
+
+    @property
+    def in_use(self) -> int:
+        """How many slots are handed out."""
+        return self._fresh - (START + 1) - len(self._free)
+
+    def take(self) -> int:
+        """A slot nobody points at. Raises `StatesFullError`."""
+        if self._free:
+            return self._free.pop()
+        if self._fresh > self._capacity:
+            raise StatesFullError(f"all {self._capacity} state slots are in use")
+        slot = self._fresh
+        self._fresh += 1
+        return slot
+
+    def free(self, slot: int) -> None:
+        """Take a slot back; START is nobody's to give back."""
+        if slot != START:
+            self._free.append(slot)
+
+    def clear(self, slots: Sequence[int]) -> None:
+        """Zero these slots, so that nothing of the sequence that was there before can be read."""
+        for slab in self._slabs:
+            slab[slots] = 0.0
+
+    def read(self, slots: Sequence[int]) -> State:
+        """Copies of these slots' states: (B, size) for each tensor."""
+        rows: Ids = np.array(slots, dtype=np.int64)
+        return tuple(slab.take(rows, axis=0) for slab in self._slabs)
+
+    def read_hidden(self, slots: Sequence[int]) -> Floats:
+        """(B, H) hidden outputs of these slots: the last tensor of their states."""
+        return self._slabs[-1].take(np.array(slots, dtype=np.int64), axis=0)
+
+    def write(self, slots: Sequence[int], state: State) -> None:
+        """Put row b of `state` into slot `slots[b]`."""
+        rows: Ids = np.array(slots, dtype=np.int64)
+        for slab, tensor in zip(self._slabs, state, strict=True):
+            slab[rows] = tensor

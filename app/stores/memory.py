@@ -1,0 +1,84 @@
+"""Sessions in this process's memory, the least recently used first."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+
+from app.sessions import Session
+from app.stores.base import ConflictError, StoreFullError
+
+#: At most so many sessions are cleared away at once, so that the event loop is not held up.
+SWEEP = 5_000
+
+
+class MemoryStore:
+    """At most `capacity` sessions; a new one takes the place of the one that has been left alone for longest.
+
+    `free` takes back the slot of a state that is dropped. `in_use` says whether a request is working on a session:
+    such a one is neither evicted nor expired.
+    """
+
+    def __init__(self, *, capacity: int, free: Callable[[int], None], in_use: Callable[[str], bool]) -> None:
+        self.evictions = 0
+        self._free = free
+        self._capacity = capacity
+        self._in_use = in_use
+        self._sessions: OrderedDict[str, Session] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    def __iter__(self) -> Iterator[Session]:
+        """The sessions, the one left alone for longest first."""
+        return iter(self._sessions.values())
+
+    async def load(self, session_id: str) -> Session | None:
+        return self._sessions.get(session_id)
+
+    async def commit(self, session: Session, expected_revision: int | None) -> None:
+        sessions = self._sessions
+        stored = sessions.get(session.id)
+        if (None if stored is None else stored.revision) != expected_revision:
+            raise ConflictError(f"session {session.id} is not of revision {expected_revision}")
+        if stored is None:
+            if len(sessions) >= self._capacity:
+                self._evict()
+            sessions[session.id] = session
+            return
+        sessions[session.id] = session
+        sessions.move_to_end(session.id)
+        if stored.state != session.state:
+            self._free(stored.state)
+
+    async def delete(self, session_id: str) -> bool:
+        session = self._sessions.pop(session_id, None)
+        if session is None:
+            return False
+        self._free(session.state)
+        return True
+
+    async def expire(self, now: float) -> int:
+        over = []
+        for session in self._sessions.values():
+            if session.expires_at <= now:
+                if not self._in_use(session.id):
+                    over.append(session.id)
+                    if len(over) == SWEEP:
+                        break
+            elif not session.long_lived:
+                # Those after it were used later, and live as long: none of them is over. (One that was to live shorter
+                # is refused from its hour on, and cleared away when its turn comes here.)
+                break
+        for session_id in over:
+            await self.delete(session_id)
+        return len(over)
+
+    def _evict(self) -> None:
+        for session_id, session in self._sessions.items():
+            if not self._in_use(session_id):
+                del self._sessions[session_id]
+                self._free(session.state)
+                self.evictions += 1
+                return
+        raise StoreFullError(f"all {self._capacity} sessions are in use")

@@ -1,0 +1,85 @@
+"""The service around a fake runtime, over ASGI and over a real socket."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import httpx2
+import pytest
+from fastapi import FastAPI
+
+from app.main import create_app
+from app.service import Service
+from app.settings import Settings
+from tests.app.fake_runtime import FakeRuntime, artifact
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+class Clock:
+    """Seconds since 1970, as told."""
+
+    def __init__(self) -> None:
+        self.now = 1_800_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Running:
+    """A service in this event loop. `client` talks to it over ASGI."""
+
+    def __init__(self, app: FastAPI, runtime: FakeRuntime, clock: Clock, client: httpx2.AsyncClient) -> None:
+        self.app = app
+        self.service: Service = app.state.service
+        self.runtime = runtime
+        self.clock = clock
+        self.client = client
+
+    async def predict(self, **fields: Any) -> httpx2.Response:
+        return await self.client.post("/v1/predict", json=fields)
+
+    async def ok(self, **fields: Any) -> dict[str, Any]:
+        """The reply to a predict request that must succeed."""
+        response = await self.predict(**fields)
+        assert response.status_code == 200, response.text
+        return response.json()  # type: ignore[no-any-return]
+
+    async def in_flight(self, count: int) -> None:
+        """Wait until so many requests are being served."""
+        with anyio.fail_after(10):
+            while self.service.scheduler.in_flight != count:
+                await anyio.lowlevel.checkpoint()
+
+
+@asynccontextmanager
+async def running(start: str | None = "<eos>", **settings: Any) -> AsyncIterator[Running]:
+    """A service with the fake runtime, ready; afterwards no state slot may be left over."""
+    runtime, clock = FakeRuntime(), Clock()
+    app = create_app(Settings(**settings), runtime=runtime, artifact=artifact(start), clock=clock)
+    transport = httpx2.ASGITransport(app=app, raise_app_exceptions=False)
+    async with app.router.lifespan_context(app):
+        service: Service = app.state.service
+        await service.scheduler.started()
+        runtime.batches.clear()
+        runtime.products.clear()
+        async with httpx2.AsyncClient(transport=transport, base_url="http://test") as client:
+            yield Running(app, runtime, clock, client)
+        runtime.gate.set()
+    assert not len(service.turns), "a turn was never ended"
+    assert service.scheduler.in_flight == 0
+    held = {session.state for session in service.store} - {0}
+    assert service.scheduler.states.in_use == len(held), "a state slot leaked"
+
+
+@pytest.fixture
+async def service() -> AsyncIterator[Running]:
+    async with running() as it:
+        yield it
