@@ -56,7 +56,7 @@ def count_documents(documents: Sequence[Document], policy: str, progress: Progre
     """How often each word stands in the documents, `<eos>` included.
 
     Raises:
-        CorpusError: a file has changed or gone since the documents were found.
+        CorpusError: a file has become shorter, or has gone, since the documents were found.
     """
     return _count(_document_pieces(documents, progress), policy)
 
@@ -113,7 +113,7 @@ def encode_documents(
     """The ids (N,) of the documents one after the other, in the order given.
 
     Raises:
-        CorpusError: a file has changed or gone since the documents were found.
+        CorpusError: a file has become shorter, or has gone, since the documents were found.
     """
     return _encode(_document_pieces(documents, progress), tokenizer)
 
@@ -249,7 +249,7 @@ def read_documents(documents: Iterable[Document]) -> Iterator[str]:
     """The text of each document, as it stands in its file.
 
     Raises:
-        CorpusError: a file has changed or gone since the documents were found.
+        CorpusError: a file has become shorter, or has gone, since the documents were found.
     """
     with ExitStack() as stack:
         files: dict[Path, BufferedReader] = {}
