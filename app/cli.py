@@ -11,6 +11,9 @@ import typer
 #: Each module has a function `command`.
 COMMANDS = {
     "serve": "app.commands.serve",
+    "train": "app.commands.train",
+    "evaluate": "app.commands.evaluate",
+    "import": "app.commands.importing",
 }
 
 
