@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 .DEFAULT_GOAL := help
 
-.PHONY: help serve train-packages test check format requirements clean
+.PHONY: help serve train-packages test test-pythons check format requirements clean
 
 help: ## what each target does
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -19,6 +19,16 @@ train-packages: $(VENV)/.train ## what `nextword train` and `--runtime chainer` 
 
 test: $(VENV)/.dev ## all tests, on the CPU
 	$(BIN)/python -m pytest $(PYTEST)
+
+# pyenv and the like show an interpreter's command without being able to run it: only one that answers counts.
+test-pythons: ## the tests of model/ on every other supported Python that is at hand
+	@for minor in 11 12 13; do \
+	    python3.$$minor -c '' 2>/dev/null || continue; \
+	    [ "$$(python3.$$minor -c 'import sys; print(sys.version_info[1])')" = \
+	      "$$($(PYTHON) -c 'import sys; print(sys.version_info[1])')" ] && continue; \
+	    echo "Python 3.$$minor"; \
+	    $(MAKE) --no-print-directory test PYTHON=python3.$$minor VENV=.venv-3.$$minor PYTEST="-q tests/model" || exit 1; \
+	done
 
 check: $(VENV)/.dev ## ruff, mypy, import-linter
 	$(BIN)/ruff check .
@@ -59,4 +69,4 @@ requirements: ## pin anew (needs uv): hashes, no registry addresses
 	$(COMPILE) --extra train --extra dev pyproject.toml -o requirements/dev.txt
 
 clean: ## remove what the other targets made
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build *.egg-info
+	rm -rf $(VENV) .venv-3.* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build *.egg-info
