@@ -14,10 +14,10 @@ import json
 import os
 import re
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +62,10 @@ _LINE_END = "\n"
 _SURROGATE = re.compile("[\ud800-\udfff]")
 # Longer words are not looked up in other spellings, so that the cache of spellings stays small.
 _LONGEST_RESPELLED = 100
+
+_PART = 1 << 16  # characters; a longer text is encoded in parts
+# A blank behind a letter or a digit: no word goes across it, and no several line ends that are one <eos>.
+_CUT = re.compile(r"(?<=[A-Za-z0-9]) ")
 
 _ALNUM = r"[\p{L}\p{M}\p{N}]"
 _URL_TAIL = r"""[^\s<>"]*[^\s<>".,!?;:')\]}*—]"""  # runs of visible characters, without the sentence's own punctuation
@@ -228,9 +232,23 @@ class Tokenizer:
     def encode(self, text: str) -> Encoding:
         """The words of a text. Any str will do: lone surrogates count as U+FFFD, control characters as blanks."""
         text = _encodable(text)
-        encoding = self._rust.encode(text, add_special_tokens=False)
+        if len(text) <= _PART:
+            return self._encoding(text, self._rust.encode(text, add_special_tokens=False), 0)
+        # In a batch the library lets other threads run meanwhile, and takes all cores.
+        starts = [0, *_cuts(text), len(text)]
+        parts = [text[start:end] for start, end in pairwise(starts)]
+        batch = self._rust.encode_batch(parts, add_special_tokens=False)
+        encodings = [self._encoding(*part) for part in zip(parts, batch, starts, strict=False)]
+        return Encoding(
+            np.concatenate([encoding.ids for encoding in encodings]),
+            np.concatenate([encoding.starts for encoding in encodings]),
+            np.concatenate([encoding.ends for encoding in encodings]),
+        )
+
+    def _encoding(self, text: str, encoding: tokenizers.Encoding, start: int) -> Encoding:
+        """What the library found in a text that stands `start` characters into the text as given."""
         ids = self._known(text, encoding)
-        offsets = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2)
+        offsets = np.fromiter(chain.from_iterable(encoding.offsets), np.int64, 2 * len(ids)).reshape(-1, 2) + start
         return Encoding(np.array(ids, dtype=np.int64), offsets[:, 0], offsets[:, 1])
 
     def encode_batch(self, texts: Sequence[str]) -> list[NDArray[np.int32]]:
@@ -363,6 +381,14 @@ def _not_one_word(word: str, policy: str) -> TokenizerError:
 def _encodable(text: str) -> str:
     """Lone surrogates, which UTF-8 has no bytes for, one for one as U+FFFD: offsets stay."""
     return text if text.isascii() else _SURROGATE.sub("�", text)
+
+
+def _cuts(text: str) -> Iterator[int]:
+    """Where a long text may be cut, about every `_PART` characters."""
+    place = 0
+    while cut := _CUT.search(text, place + _PART):
+        place = cut.start()
+        yield place
 
 
 def _canonical(piece: str) -> str:

@@ -10,12 +10,14 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from model import tokenizer as module
 from model.tokenizer import END, POLICIES, UNKNOWN, Tokenizer, TokenizerError, words_of
 
 # Words that are likely to run together, to be split, or to be changed by the normaliser when they are set as text.
@@ -209,6 +211,19 @@ def test_offsets_point_at_the_words_as_typed(tokenizer: Tokenizer, text: str) ->
         # The slice alone is that word again: offsets are right also where normalising changed the length.
         assert tokenizer.encode(text[start:end]).ids.tolist() == [id]
     assert len(encoding.ids) == len(words_of(text, tokenizer.policy))
+
+
+@pytest.mark.parametrize("tokenizer", [ENGLISH, SPLIT], ids=lambda tokenizer: str(tokenizer.policy))
+@UNHURRIED
+@given(text=st.lists(anything, max_size=4).map("a ".join), part=st.integers(1, 20))
+@example(text="a \n \n a\n \x00\n b 1 \u0301", part=1)
+def test_long_texts_are_encoded_as_short_ones(tokenizer: Tokenizer, text: str, part: int) -> None:
+    whole = tokenizer.encode(text)
+    with patch.object(module, "_PART", part):
+        parts = tokenizer.encode(text)
+    assert parts.ids.tolist() == whole.ids.tolist()
+    assert parts.starts.tolist() == whole.starts.tolist()
+    assert parts.ends.tolist() == whole.ends.tolist()
 
 
 def ids_of(tokenizer: Tokenizer) -> st.SearchStrategy[list[int]]:
