@@ -47,6 +47,7 @@ _BINS = 10
 _SPECIALS = 2  # <unk> and <eos>: never offered, so that many more words have to be looked at
 _MOST_ROWS = 256  # positions projected in one product
 _MOST_VALUES = 1 << 23  # ... and at most 32 MiB of log-probabilities
+_MOST_NATS = 700  # exp of it is a float64
 _CHARACTERS_AT_ONCE = 1 << 20
 # Where line ends are words, the one that follows a word is not its white space.
 _BLANKS, _BLANKS_WITHOUT_LINE_END = re.compile(r"[^\S\n\r\v\f\x85\u2028\u2029]"), re.compile(r"\s")
@@ -124,7 +125,7 @@ def evaluate(
     streams: read the text in so many equal pieces at once, each starting as the text does: faster, and not exact, since
     the words after a cut are predicted without what stood before it. progress: called with how many words are done, of
     how many.
-    Raises EvaluationError for a text without words, and for log-probabilities that are not finite.
+    Raises EvaluationError for a text without words, and for log-probabilities that are not finite or beyond all sense.
     """
     began = time.monotonic()
     if streams < 1 or (words is not None and words < 1):
@@ -179,6 +180,10 @@ def evaluate(
 
 def _figures(log_probabilities: NDArray[np.float64], ranks: Ids, savings: float | None) -> Figures:
     nats = -float(log_probabilities.mean())
+    if nats > _MOST_NATS:
+        raise EvaluationError(
+            f"a word takes {nats:.0f} nats on average, which is no perplexity: the model has diverged"
+        )
     return Figures(
         targets=len(ranks),
         perplexity=math.exp(nats),

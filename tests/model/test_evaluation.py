@@ -365,6 +365,13 @@ def test_a_probability_of_zero_is_no_figure() -> None:
         evaluate(model_of(["<unk>", "<eos>", "a", "b"]), TableRuntime([[0, 0, 1, 0]] * 5), "a b")
 
 
+def test_a_model_that_has_diverged_is_no_crash() -> None:
+    artifact = model_of(WORDS)
+    artifact.weights["l2/W"][...] *= 1e4
+    with pytest.raises(EvaluationError, match="nats on average, which is no perplexity"):
+        evaluate(artifact, ReferenceRuntime(artifact), TEXT)
+
+
 @given(st.text(st.sampled_from("ab.'-\n\r \u200b\u2028\u0301é"), max_size=60), st.sampled_from(["english", "split"]))
 def test_a_text_cut_into_pieces_has_the_same_words(text: str, policy: str) -> None:
     tokenizer = model_of(WORDS, policy).tokenizer
