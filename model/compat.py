@@ -53,15 +53,3 @@ with warnings.catch_warnings():
     import chainer
 
 __all__ = ["chainer"]
-
-
-def gpu_count() -> int:
-    """How many CUDA devices answer. `chainer.backends.cuda.available` is True as soon as CuPy's libraries load."""
-    from chainer.backends import cuda
-
-    if not cuda.available:
-        return 0
-    try:
-        return int(cuda.cupy.cuda.runtime.getDeviceCount())
-    except cuda.cupy.cuda.runtime.CUDARuntimeError:
-        return 0

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
+from model.devices import cuda_device_count
 from model.runtimes.base import Runtime
 
 if TYPE_CHECKING:  # model.artifact knows the shapes of the states that runtimes hold
     from model.artifact import Artifact
 
-#: What --runtime takes. "auto" is the fastest that this machine can run.
+log = logging.getLogger("nextword")
+
+#: What --runtime takes. "auto" is the GPU if there is one, else the CPU.
 RUNTIMES = ("auto", "cpu", "cpu-float32", "chainer")
 
 
@@ -20,12 +24,21 @@ class RuntimeUnavailableError(RuntimeError):
 def load(artifact: Artifact, name: str = "auto", *, threads: int | None = None) -> Runtime:
     """The model, ready to run. `threads` is for the CPU runtimes.
 
+    "auto" is the GPU if one answers, and the CPU if not; a GPU that is there but cannot be used is logged.
     Raises RuntimeUnavailableError, ValueError for a name that is not in `RUNTIMES`.
     """
-    if name in ("auto", "cpu", "cpu-float32"):
+    if name == "auto":
+        if cuda_device_count() == 0:
+            return load(artifact, "cpu", threads=threads)
+        try:
+            return load(artifact, "chainer")
+        except RuntimeUnavailableError as error:
+            log.warning("a GPU is there, but the model runs on the CPU: %s", error)
+            return load(artifact, "cpu", threads=threads)
+    if name in ("cpu", "cpu-float32"):
         from model.runtimes.cpu import CpuRuntime
 
-        return CpuRuntime(artifact, quantised=name != "cpu-float32", threads=threads)
+        return CpuRuntime(artifact, quantised=name == "cpu", threads=threads)
     if name == "chainer":
         try:
             from model.runtimes.reference import ReferenceRuntime

@@ -8,7 +8,8 @@ import numpy as np
 
 from model import networks
 from model.artifact import Artifact
-from model.compat import chainer, gpu_count
+from model.compat import chainer
+from model.devices import cuda_device_count
 from model.runtimes.base import Floats, Ids, Projection, State, SubsetProjection
 from model.shapes import state_tensors
 
@@ -22,9 +23,9 @@ class ReferenceRuntime:
         self._network = networks.build(artifact.network)
         for path, parameter in self._network.namedparams():
             parameter.array[...] = artifact.weights[path.lstrip("/")]
-        self._device = chainer.get_device("@cupy:0" if gpu_count() else "@numpy")
+        self._device = chainer.get_device("@cupy:0" if cuda_device_count() else "@numpy")
         self._network.to_device(self._device)
-        self.device = "cuda:0" if gpu_count() else "cpu"
+        self.device = "cuda:0" if cuda_device_count() else "cpu"
         self.vocabulary_size = int(artifact.network["vocabulary_size"])
         self.state_tensors = state_tensors(artifact.network)
 

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from model.artifact import Artifact, ArtifactError
-from model.compat import chainer, gpu_count
+from model.compat import chainer
+from model.devices import cuda_device_count
 from model.networks import NextWordNetwork, build
 from model.training import snapshot
 from model.training.batches import ParallelSequentialIterator
@@ -39,7 +40,7 @@ class TrainingError(RuntimeError):
 
 def open_device(name: str) -> Any:
     """The Chainer device for "auto", "cpu" or "cuda:N". Raises TrainingError for a device that does not answer."""
-    count = gpu_count()
+    count = cuda_device_count()
     if name == "auto":
         name = "cuda:0" if count else "cpu"
     if name == "cpu":

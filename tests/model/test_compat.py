@@ -8,7 +8,7 @@ from importlib.metadata import version
 import numpy as np
 import pytest
 
-from model.compat import chainer, gpu_count
+from model.compat import chainer
 
 F, L = chainer.functions, chainer.links
 
@@ -49,13 +49,6 @@ def test_the_environment_is_not_changed_without_cupy() -> None:
         pytest.skip("CuPy is installed here")
     run = python("import os; import model.compat; print(os.environ.get('CHAINER_CUDNN'))")
     assert run.stdout == "None\n"
-
-
-def test_gpu_count_is_a_number_of_devices_that_answer() -> None:
-    if not chainer.backends.cuda.available:
-        assert gpu_count() == 0
-    else:
-        assert gpu_count() == chainer.backends.cuda.cupy.cuda.runtime.getDeviceCount()
 
 
 def test_what_a_language_model_needs_works() -> None:
