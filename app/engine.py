@@ -45,7 +45,7 @@ class Scores(NamedTuple):
         return cls([0.0] * count, [0] * count)
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class Job:
     """Consume words from a state, then say what may come next.
 

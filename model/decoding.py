@@ -67,8 +67,8 @@ def probability(log_probability: float) -> float:
 def bits(nats: float) -> float:
     """An entropy in bits from one in nats.
 
-    >>> bits(math.log(8))
-    3.0
+    >>> bits(math.log(2))
+    1.0
     """
     return nats * _BITS_PER_NAT
 

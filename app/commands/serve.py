@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import os
 import socket
 import sys
 import time
@@ -92,7 +93,10 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=family, backlog=2048)
     except OSError as error:
-        _refuse(f"cannot listen on {host}:{port}: {error.strerror or error}; choose another with --host and --port")
+        reason = (
+            os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
+        )  # without the address again
+        _refuse(f"cannot listen on {host}:{port}: {reason}; choose another with --host and --port")
 
 
 def _run(app: Any, settings: Settings, listener: socket.socket) -> BaseException | None:

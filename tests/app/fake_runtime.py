@@ -11,7 +11,11 @@ from model.artifact import Artifact
 from model.runtimes.base import Floats, Ids, Projection, State, StateTensor, SubsetProjection
 from model.tokenizer import Tokenizer
 
-PLAIN = ["the", "cat", "sat", "on", "mat", "a", "dog", "ran", "to", "park", "and", "then", "it", "was", "gone", "we", "saw", "them", "go", "home", "in", "rain", "with", "no", "hat", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "catalogue", "cater", "category", "london", "paris"]
+_TEXT = (
+    "the cat sat on mat a dog ran to park and then it was gone we saw them go home in rain with no hat "
+    "one two three four five six seven eight nine ten catalogue cater category london paris"
+)
+PLAIN = _TEXT.split()
 WORDS = ["<unk>", "<eos>", *PLAIN]
 SIZES = (6, 5)
 

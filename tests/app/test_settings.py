@@ -1,0 +1,60 @@
+"""Settings come from flags, then the environment, then defaults; a wrong one is named."""
+
+from __future__ import annotations
+
+import pytest
+
+from app.commands.serve import command
+from app.settings import ENV_PREFIX, Settings, SettingsError, load
+
+
+def test_every_setting_is_an_option_and_described() -> None:
+    assert set(command.__annotations__) - {"return"} == set(Settings.model_fields)
+    for field in Settings.model_fields.values():
+        assert field.description
+        assert field.description.endswith(".")
+
+
+def test_flags_before_environment_before_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NEXTWORD_PORT", "9001")
+    monkeypatch.setenv("NEXTWORD_MAX_BATCH", "7")
+    settings = load(port=9002)
+    assert (settings.port, settings.max_batch, settings.session_ttl_seconds) == (9002, 7, 1800)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("port", "70000"),
+        ("port", "http"),
+        ("max_batch", "0"),
+        ("runtime", "abacus"),
+        ("session_ttl_seconds", "0"),
+        ("threads", "0"),
+        ("log_level", "loud"),
+        ("drain_seconds", "-1"),
+        ("host", ""),
+    ],
+)
+def test_wrong_setting_is_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(ENV_PREFIX + name.upper(), value)
+    with pytest.raises(SettingsError) as caught:
+        load()
+    message = str(caught.value)
+    assert message.startswith(f"{ENV_PREFIX}{name.upper()} or --{name.replace('_', '-')}: ")
+    assert repr(value) in message
+    assert "\n" not in message
+
+
+def test_secret_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NEXTWORD_SESSION_KEY", "too short")
+    with pytest.raises(SettingsError, match="NEXTWORD_SESSION_KEY") as caught:
+        load()
+    assert "too short" not in str(caught.value)
+    monkeypatch.setenv("NEXTWORD_SESSION_KEY", "long enough to be a key")
+    assert "long enough" not in repr(load())
+
+
+def test_unknown_setting_is_refused() -> None:
+    with pytest.raises(SettingsError, match="NEXTWORD_MAX_BACH"):
+        load(max_bach=5)
