@@ -102,6 +102,7 @@ ENGLISH_EXAMPLES = [
     ("a\n\nb\r\nc", "a|\n|b|\n|c", "a|<eos>|b|<eos>|c"),
     ("\n a \n \x00\t\r\n\n", "\n|a|\n", "<eos>|a|<eos>"),
     ("a\u2028b\x0bc\x85d", "a|\u2028|b|\x0b|c|\x85|d", "a|<eos>|b|<eos>|c|<eos>|d"),
+    ("a\n\U0001f0ff\nb", "a|\n|\U0001f0ff|\n|b", "a|<eos>|\U0001f0ff|<eos>|b"),  # set aside for an emoji to come
     ("a\xa0b\u3000c\td", "a|b|c|d", None),
     ("\ud83d x\udc00y", "\ud83d|x|\udc00|y", "\ufffd|x|\ufffd|y"),
     ("日本語。 Ελλάδα", "日本語|。|Ελλάδα", None),
@@ -321,7 +322,7 @@ def test_threads_share_one_tokenizer() -> None:
         "Really?! No... It's 10:30, isn't it?",
         "A well-known and/or 5% tax; $5.99 each: #1.",
         "One line.\nAnother — the 'last' one.",
-        '"Two"\n"quotes"',
+        '"Left open\n"quotes" begin anew',
         "In the U.S. it is 5 p.m. now.",
     ],
 )
@@ -344,6 +345,7 @@ def test_decode_sets_text_as_people_do(text: str) -> None:
         (["🇩", "🇩"], "🇩 🇩"),
         (["a", UNKNOWN, "."], "a <unk>."),
         ([END, "a", END, END, "a"], "\na\n\na"),
+        (["(", "a", ")", END, END, "a", "."], "(a)\n\na."),
         ([UNKNOWN], UNKNOWN),
         ([], ""),
     ],
