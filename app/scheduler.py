@@ -39,7 +39,7 @@ class Scheduler:
     """Runs jobs from the event loop, many at a time.
 
     `load` is called on the engine thread, which is the only one that ever uses the runtime. `admit` and `release`
-    count the requests that are being served, from before their first byte is parsed until after their answer.
+    count the requests that are being served, from before their first byte is read until their answer is written.
     """
 
     def __init__(
@@ -64,7 +64,8 @@ class Scheduler:
         self._slots = slots
         self._max_batch = max_batch
         self._max_queue = max_queue
-        self._joining: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._joining: queue.SimpleQueue[list[Job] | None] = queue.SimpleQueue()
+        self._gathered: list[Job] = []
         self._loop: asyncio.AbstractEventLoop
         self._started: asyncio.Event
         self._quiet: asyncio.Event
@@ -111,7 +112,9 @@ class Scheduler:
     async def run(self, job: Job) -> None:
         """Have `job` computed. When this returns, `job.slot` is the caller's; when it raises, it is free again."""
         job.future = self._loop.create_future()
-        self._joining.put(job)
+        if not self._gathered:
+            self._loop.call_soon(self._hand_over)
+        self._gathered.append(job)
         try:
             await job.future
         except BaseException:
@@ -150,6 +153,11 @@ class Scheduler:
         self.status = Status.STOPPED
         self._joining.put(None)
         await asyncio.to_thread(self._thread.join)
+
+    def _hand_over(self) -> None:
+        # All jobs of one round of the event loop go together: the engine is woken once, and begins with all of them.
+        self._joining.put(self._gathered)
+        self._gathered = []
 
     def _deliver(self, jobs: Sequence[Job]) -> None:
         for job in jobs:
@@ -204,16 +212,12 @@ class Scheduler:
     def _gather(self) -> bool:
         """Let everybody who is waiting join; sleep while there is nobody. False: it is over."""
         joining, engine = self._joining, self.engine
-        if engine.idle:
-            job = joining.get()
-            if job is None:
+        while engine.idle or not joining.empty():
+            jobs = joining.get()
+            if jobs is None:
                 return False
-            engine.join(job)
-        while not joining.empty():
-            job = joining.get_nowait()
-            if job is None:
-                return False
-            engine.join(job)
+            for job in jobs:
+                engine.join(job)
         return True
 
     def _fail(self, error: Exception) -> list[Job]:
@@ -224,18 +228,19 @@ class Scheduler:
         self._loop.call_soon_threadsafe(self._deliver, self.engine.give_up(failure))
         while True:
             try:
-                job = self._joining.get(timeout=PROBE_SECONDS)
+                jobs = self._joining.get(timeout=PROBE_SECONDS)
             except queue.Empty:
                 if self.engine.well():
                     self._loop.call_soon_threadsafe(self._turn, Status.FAILED, Status.READY)
                     log.warning("the engine works again")
                     return []
             else:
-                if job is None:
+                if jobs is None:
                     self._joining.put(None)
                     return []
-                job.error = failure
-                self._loop.call_soon_threadsafe(self._deliver, [job])
+                for job in jobs:
+                    job.error = failure
+                self._loop.call_soon_threadsafe(self._deliver, jobs)
 
 
 _REASONS = {

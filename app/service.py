@@ -10,6 +10,7 @@ from array import array
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 from app import problems
@@ -32,6 +33,11 @@ log = logging.getLogger("nextword")
 #: Longer texts are tokenised on another thread, so that they do not hold up everybody else.
 INLINE_CHARACTERS = 2_000
 
+#: People mostly send the next word, and mostly a frequent one: so many texts of at most so many characters are
+#: remembered with their words.
+REMEMBERED_TEXTS = 1 << 13
+REMEMBERED_CHARACTERS = 32
+
 #: How often sessions whose time is over are cleared away. (They are refused from that second on in any case.)
 SWEEP_SECONDS = 1.0
 
@@ -39,12 +45,12 @@ SWEEP_SECONDS = 1.0
 class Words(NamedTuple):
     """The words of a request, by id; `starts` and `ends` where they came as text."""
 
-    ids: list[int]
-    starts: list[int] | None = None
-    ends: list[int] | None = None
+    ids: Sequence[int]
+    starts: Sequence[int] | None = None
+    ends: Sequence[int] | None = None
 
 
-NO_WORDS = Words([])
+NO_WORDS = Words(())
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +98,7 @@ class Service:
         )
         key = settings.session_key
         self._ids = SessionIds(None if key is None else key.get_secret_value().encode())
+        self._encode_short = lru_cache(maxsize=REMEMBERED_TEXTS)(self._encode)
         self._typecode = "H" if len(self.tokenizer) <= 1 << 16 else "I"
         self._no_words: array[int] = array(self._typecode)
 
@@ -163,14 +170,20 @@ class Service:
     def _turn(self, session_id: str) -> _Turn:
         return _Turn(self.turns, session_id)
 
+    def _encode(self, text: str) -> Words:
+        encoding = self.tokenizer.encode(text)
+        return Words(encoding.ids.tolist(), encoding.starts.tolist(), encoding.ends.tolist())
+
     async def _words(self, request: PredictRequest | OpenRequest) -> Words:
         limit = self.settings.max_words
         if request.text:
-            if len(request.text) <= INLINE_CHARACTERS:
-                encoding = self.tokenizer.encode(request.text)
+            length = len(request.text)
+            if length <= REMEMBERED_CHARACTERS:
+                words = self._encode_short(request.text)
+            elif length <= INLINE_CHARACTERS:
+                words = self._encode(request.text)
             else:
-                encoding = await asyncio.to_thread(self.tokenizer.encode, request.text)
-            words = Words(encoding.ids.tolist(), encoding.starts.tolist(), encoding.ends.tolist())
+                words = await asyncio.to_thread(self._encode, request.text)
         elif request.words:
             unknown, id_of = self.tokenizer.unknown_id, self.tokenizer.id_of
             found = map(id_of, request.words[: limit + 1])

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from starlette.types import Receive, Scope, Send
 
-from app import replies
+from app import problems, replies
 from app.requests import ClientLeftError, Headers, Watch, read_body
+from app.scheduler import UnavailableError
 from app.schemas import PredictRequest
 from app.service import Answer, Service
 
@@ -21,13 +22,14 @@ class Predict:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         scheduler = self._service.scheduler
-        scheduler.admit()
+        try:
+            scheduler.admit()
+        except UnavailableError as error:
+            await self._refuse(error, scope, receive, send)
+            return
         try:
             headers = Headers(scope["headers"])
-            try:
-                request: PredictRequest = _validate(await read_body(receive, headers, self._limit))
-            except ClientLeftError:
-                return
+            request: PredictRequest = _validate(await read_body(receive, headers, self._limit))
             headers.match_session(request.session_id)
             answer: Answer | None = None
             async with Watch(receive):
@@ -41,10 +43,19 @@ class Predict:
                 prefix=request.prefix,
                 include_unknown=request.include_unknown,
             )
-            raw = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+            raw_headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
             if answer.session is not None:
-                raw.append((b"x-session-id", answer.session.id.encode("ascii")))
-            await send({"type": "http.response.start", "status": 200, "headers": raw})
-            await send({"type": "http.response.body", "body": body})
+                raw_headers.append((b"x-session-id", answer.session.id.encode("ascii")))
+        except ClientLeftError:
+            return
+        except Exception as error:
+            await self._refuse(error, scope, receive, send)
+            return
         finally:
             scheduler.release()
+        await send({"type": "http.response.start", "status": 200, "headers": raw_headers})
+        await send({"type": "http.response.body", "body": body})
+
+    async def _refuse(self, error: Exception, scope: Scope, receive: Receive, send: Send) -> None:
+        retry_after = self._service.settings.retry_after_seconds
+        await problems.of_exception(error, retry_after=retry_after).response()(scope, receive, send)
