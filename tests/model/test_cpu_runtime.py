@@ -369,6 +369,7 @@ def test_what_it_is() -> None:
     assert (runtime.name, runtime.device, runtime.vocabulary_size) == ("cpu", "cpu", V)
     assert runtime.state_tensors == state_tensors(model.network)
     assert CpuRuntime(model, quantised=False).name == "cpu-float32"
+    assert 1 <= runtime.threads <= 4
     assert all(not tensor.any() for tensor in runtime.zero_state(2))
 
 
