@@ -23,6 +23,10 @@ log = logging.getLogger("nextword")
 PROBE_SECONDS = 5.0
 
 
+#: How long the engine thread may take to end.
+STOP_SECONDS = 5.0
+
+
 class Status(StrEnum):
     STARTING = "starting"
     READY = "ready"
@@ -152,7 +156,8 @@ class Scheduler:
         """End the engine thread; jobs still there fail."""
         self.status = Status.STOPPED
         self._joining.put(None)
-        await asyncio.to_thread(self._thread.join)
+        # A runtime that hangs must not keep the process alive.
+        await asyncio.to_thread(self._thread.join, STOP_SECONDS)
 
     def _hand_over(self) -> None:
         # All jobs of one round of the event loop go together: the engine is woken once, and begins with all of them.
@@ -202,7 +207,7 @@ class Scheduler:
         while self._gather():
             try:
                 over = self.engine.tick()
-            except Exception as error:
+            except BaseException as error:
                 over = self._fail(error)
             if over:
                 self._loop.call_soon_threadsafe(self._deliver, over)
@@ -220,7 +225,7 @@ class Scheduler:
                 engine.join(job)
         return True
 
-    def _fail(self, error: Exception) -> list[Job]:
+    def _fail(self, error: BaseException) -> list[Job]:
         """The runtime is at fault: tell everybody, then wait until it works again."""
         log.error("the engine failed, the service is not ready: %s", error, exc_info=error)
         failure = error if isinstance(error, RuntimeFailedError) else RuntimeFailedError(str(error))

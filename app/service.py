@@ -100,7 +100,6 @@ class Service:
         self._ids = SessionIds(None if key is None else key.get_secret_value().encode())
         self._encode_short = lru_cache(maxsize=REMEMBERED_TEXTS)(self._encode)
         self._typecode = "H" if len(self.tokenizer) <= 1 << 16 else "I"
-        self._no_words: array[int] = array(self._typecode)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -218,9 +217,9 @@ class Service:
         now = self.clock()
         usual = self.settings.session_ttl_seconds
         lives = usual if ttl is None else min(ttl, max(self.settings.max_session_ttl_seconds, usual))
-        session = Session(self._ids.issue(), START, 0, 0, self._no_words, now, now + lives, lives, lives > usual).after(
-            job.slot, ids, now, _kept(job)
-        )
+        session = Session(
+            self._ids.issue(), START, 0, 0, self._typecode, b"", now, now + lives, lives, lives > usual
+        ).after(job.slot, ids, now, _kept(job))
         await self._commit(session, None, job)
         return session
 
@@ -245,10 +244,11 @@ class Service:
             scores = Scores(session.scores[0].tolist(), session.scores[1].tolist())
         if request.scores and scores is None:
             # The states before these words are gone. From the very start they can be had again.
-            if session.position != len(session.words):
+            words_kept = session.words
+            if session.position != len(words_kept):
                 message = "these words were consumed before, and cannot be scored any more: ask without `scores`"
                 raise PositionConflictError(message, session.position)
-            job = self._job(START, session.words.tolist(), request, session.position - count)
+            job = self._job(START, words_kept.tolist(), request, session.position - count)
             await self._run(job)
             self.scheduler.free_state(job.slot)
             scores = job.scores
@@ -262,7 +262,8 @@ class Service:
         while True:
             await asyncio.sleep(SWEEP_SECONDS)
             try:
-                await self.store.expire(self.clock())
+                while await self.store.expire(self.clock()):
+                    await asyncio.sleep(0)  # the requests in between go on
             except Exception as error:
                 log.exception("clearing away expired sessions failed: %s", error)
 

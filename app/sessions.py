@@ -34,15 +34,16 @@ class SessionGoneError(LookupError):
 class Session:
     """A value: going on makes another one (`after`).
 
-    `state` is the slot of the state after all words; `words` are the ids of the last `WORDS_KEPT` of them at most.
-    Times are seconds since 1970.
+    `state` is the slot of the state after all words; `recent` are the ids of the last `WORDS_KEPT` of them at most, as
+    the bytes of an array of `typecode`. Times are seconds since 1970.
     """
 
     id: str
     state: int
     position: int
     revision: int
-    words: array[int]
+    typecode: str
+    recent: bytes
     created_at: float
     expires_at: float
     ttl: float
@@ -53,23 +54,28 @@ class Session:
         self, state: int, ids: Sequence[int], now: float, scores: tuple[array[float], array[int]] | None
     ) -> Session:
         """This session when it has consumed `ids` and stands at `state`."""
-        words = self.words
+        recent = self.recent
         if ids:
-            words = words + array(words.typecode, ids[-WORDS_KEPT:])
-            if len(words) > WORDS_KEPT:
-                words = words[-WORDS_KEPT:]
+            added = array(self.typecode, ids[-WORDS_KEPT:])
+            recent = (recent + added.tobytes())[-WORDS_KEPT * added.itemsize :]
         return Session(
             self.id,
             state,
             self.position + len(ids),
             self.revision + 1,
-            words,
+            self.typecode,
+            recent,
             self.created_at,
             now + self.ttl,
             self.ttl,
             self.long_lived,
             scores,
         )
+
+    @property
+    def words(self) -> array[int]:
+        """The ids of the last words."""
+        return array(self.typecode, self.recent)
 
     def is_retry(self, ids: Sequence[int], position: int | None) -> bool:
         """Whether these words, said to begin at `position`, are the ones consumed last: then they must not count again.
@@ -81,13 +87,14 @@ class Session:
         if position > self.position:
             raise PositionConflictError(f"the session is at {self.position}, not yet at {position}", self.position)
         count = self.position - position
-        if count > len(self.words):
+        words = self.words
+        if count > len(words):
             raise PositionConflictError(
-                f"the session is at {self.position} and keeps its last {len(self.words)} words only, "
+                f"the session is at {self.position} and keeps its last {len(words)} words only, "
                 f"so it cannot tell whether this request repeats what came after {position}",
                 self.position,
             )
-        if count != len(ids) or self.words[-count:] != array(self.words.typecode, ids):
+        if count != len(ids) or words[-count:] != array(self.typecode, ids):
             raise PositionConflictError(
                 f"the session is at {self.position}, and consumed other words after {position}", self.position
             )

@@ -38,7 +38,10 @@ class Store(Protocol):
         """Forget the session; False if it is not here."""
 
     async def expire(self, now: float) -> int:
-        """Forget all sessions whose time is over by `now` (seconds since 1970) and that are not in use; how many."""
+        """Forget all sessions whose time is over by `now` (seconds since 1970) and that are not in use; how many.
+
+        A store may stop after some of them: call again until it returns 0.
+        """
 
     def __iter__(self) -> Iterator[Session]:
         """All sessions that are here."""

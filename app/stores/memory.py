@@ -4,12 +4,21 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from dataclasses import fields
+from operator import attrgetter
+from typing import Any
 
 from app.sessions import Session
 from app.stores.base import ConflictError, StoreFullError
 
 #: At most so many sessions are cleared away at once, so that the event loop is not held up.
-SWEEP = 5_000
+SWEEP = 500
+
+
+_NAMES = tuple(field.name for field in fields(Session))
+_STATE = _NAMES.index("state")
+_REVISION = _NAMES.index("revision")
+_fields_of = attrgetter(*_NAMES)
 
 
 class MemoryStore:
@@ -24,43 +33,45 @@ class MemoryStore:
         self._free = free
         self._capacity = capacity
         self._in_use = in_use
-        self._sessions: OrderedDict[str, Session] = OrderedDict()
+        # The fields of a `Session` in a tuple: of millions of those the garbage collector need not look at one.
+        self._sessions: OrderedDict[str, tuple[Any, ...]] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._sessions)
 
     def __iter__(self) -> Iterator[Session]:
         """The sessions, the one left alone for longest first."""
-        return iter(self._sessions.values())
+        return (Session(*stored) for stored in self._sessions.values())
 
     async def load(self, session_id: str) -> Session | None:
-        return self._sessions.get(session_id)
+        stored = self._sessions.get(session_id)
+        return None if stored is None else Session(*stored)
 
     async def commit(self, session: Session, expected_revision: int | None) -> None:
         sessions = self._sessions
         stored = sessions.get(session.id)
-        if (None if stored is None else stored.revision) != expected_revision:
+        if (None if stored is None else stored[_REVISION]) != expected_revision:
             raise ConflictError(f"session {session.id} is not of revision {expected_revision}")
         if stored is None:
             if len(sessions) >= self._capacity:
                 self._evict()
-            sessions[session.id] = session
+            sessions[session.id] = _fields_of(session)
             return
-        sessions[session.id] = session
+        sessions[session.id] = _fields_of(session)
         sessions.move_to_end(session.id)
-        if stored.state != session.state:
-            self._free(stored.state)
+        if stored[_STATE] != session.state:
+            self._free(stored[_STATE])
 
     async def delete(self, session_id: str) -> bool:
-        session = self._sessions.pop(session_id, None)
-        if session is None:
+        stored = self._sessions.pop(session_id, None)
+        if stored is None:
             return False
-        self._free(session.state)
+        self._free(stored[_STATE])
         return True
 
     async def expire(self, now: float) -> int:
         over = []
-        for session in self._sessions.values():
+        for session in self:
             if session.expires_at <= now:
                 if not self._in_use(session.id):
                     over.append(session.id)
@@ -75,10 +86,10 @@ class MemoryStore:
         return len(over)
 
     def _evict(self) -> None:
-        for session_id, session in self._sessions.items():
+        for session_id, stored in self._sessions.items():
             if not self._in_use(session_id):
                 del self._sessions[session_id]
-                self._free(session.state)
+                self._free(stored[_STATE])
                 self.evictions += 1
                 return
         raise StoreFullError(f"all {self._capacity} sessions are in use")

@@ -7,8 +7,9 @@ from typing import Any
 import anyio
 import pytest
 
-from app.schemas import SessionReply
+from app.schemas import OpenRequest, SessionReply
 from app.sessions import SessionIds
+from app.stores.memory import SWEEP
 from tests.app.conftest import Running, running
 from tests.app.fake_runtime import PLAIN, Oracle
 from tests.app.test_predict import WHOLE, assert_equals, probabilities
@@ -230,6 +231,14 @@ async def test_expired_sessions_are_cleared_away() -> None:
         service.clock.now += 900
         assert await store.expire(service.clock.now) == 4
         assert (len(store), states.in_use) == (0, 0)
+
+
+async def test_many_expired_sessions_are_cleared_away_in_pieces(service: Running) -> None:
+    store, clock = service.service.store, service.clock
+    for _ in range(SWEEP + 5):
+        await service.service.open(OpenRequest())
+    clock.now += 1800
+    assert [await store.expire(clock.now) for _ in range(3)] == [SWEEP, 5, 0]
 
 
 async def test_ttl_is_bounded() -> None:
