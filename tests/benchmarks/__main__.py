@@ -1,0 +1,87 @@
+"""`python -m tests.benchmarks`: measure, print, and write BENCHMARKS.md."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.benchmarks import report
+from tests.benchmarks.harness import BenchmarkError
+
+#: What `all` measures, in this order.
+ALL = ("engine", "http", "memory", "start")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
+    parser.add_argument("benchmark", choices=[*ALL, "agreement", "all"], help=f"all: {', '.join(ALL)}")
+    parser.add_argument("--model", type=Path, help="a model directory instead of the one that ships")
+    parser.add_argument("--data", type=Path, help="agreement: the text to compare on")
+    parser.add_argument("--words", type=int, default=50_000, help="agreement: how many words of it (50000)")
+    parser.add_argument("--threads", type=_threads, help="engine: for example 1,2 (default: 1 and all cores)")
+    parser.add_argument("--sessions", type=int, default=100_000, help="memory: live sessions (100000)")
+    parser.add_argument("--million", action="store_true", help="memory: a million live sessions as well; minutes more")
+    parser.add_argument("--profile", action="store_true", help="http: where the server's time goes; needs py-spy")
+    parser.add_argument("--quick", action="store_true", help="a try of a few seconds a part; nothing is written")
+    parser.add_argument("--output", type=Path, default=report.FILE, help="the file to write (BENCHMARKS.md)")
+    return parser
+
+
+def _threads(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(","))
+
+
+def _benchmarks(options: argparse.Namespace, command: str) -> dict[str, Callable[[], str]]:
+    cores = len(os.sched_getaffinity(0))
+    threads = options.threads or tuple(sorted({1, cores}))
+
+    def engine() -> str:
+        from tests.benchmarks import engine
+
+        return engine.run(command, quick=options.quick, model=options.model, threads=threads)
+
+    def http() -> str:
+        from tests.benchmarks import http
+
+        return http.run(command, quick=options.quick, model=options.model, profile=options.profile)
+
+    def memory() -> str:
+        from tests.benchmarks import memory
+
+        counts = [2_000] if options.quick else [options.sessions, *([1_000_000] if options.million else [])]
+        return memory.run(command, model=options.model, counts=counts)
+
+    def start() -> str:
+        from tests.benchmarks import start
+
+        return start.run(command, quick=options.quick, model=options.model)
+
+    def agreement() -> str:
+        from tests.benchmarks import agreement
+
+        words = min(options.words, 1_000) if options.quick else options.words
+        return agreement.run(command, model=options.model, data=options.data, words=words)
+
+    return {"engine": engine, "http": http, "memory": memory, "start": start, "agreement": agreement}
+
+
+def main() -> None:
+    options = _parser().parse_args()
+    command = shlex.join(["python", "-m", "tests.benchmarks", *sys.argv[1:]])
+    benchmarks = _benchmarks(options, command)
+    for name in ALL if options.benchmark == "all" else [options.benchmark]:
+        try:
+            section = benchmarks[name]()
+        except BenchmarkError as error:
+            sys.exit(f"{name}: {error}")
+        print(section, end="\n\n", flush=True)
+        if not options.quick:
+            report.write(name, section, options.output)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,184 @@
+"""The memory benchmark: what a live session costs a real server, and how it answers with all of them live."""
+
+from __future__ import annotations
+
+import json
+import random
+import socket
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from model.artifact import Artifact
+from tests.benchmarks import models, report
+from tests.benchmarks.harness import BenchmarkError, percentile
+from tests.benchmarks.load import request
+from tests.benchmarks.replies import parse
+from tests.benchmarks.servers import Server, free_port, nextword
+
+CONNECTIONS = 128
+PROBES = 2_000
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What `sessions` live ones came to. Latencies in seconds, of one request at a time."""
+
+    sessions: int
+    state_bytes: int
+    bytes_each: float
+    resident: int
+    opening_seconds: float
+    p50: float
+    p99: float
+    few_p50: float
+
+    @property
+    def overhead(self) -> float:
+        """What a session takes, over its state."""
+        return self.bytes_each / self.state_bytes
+
+
+class Client:
+    """`connections` keep-alive connections; a request on each of them is in flight at once. Raises BenchmarkError."""
+
+    def __init__(self, port: int, connections: int) -> None:
+        self._sockets = [socket.create_connection(("127.0.0.1", port)) for _ in range(connections)]
+
+    def ask(self, path: str, bodies: Sequence[dict[str, Any]]) -> list[Any]:
+        """As many requests as there are connections, at most, and their replies."""
+        for connection, body in zip(self._sockets, bodies, strict=False):
+            connection.sendall(request(path, json.dumps(body).encode()))
+        replies = []
+        for connection in self._sockets[: len(bodies)]:
+            data = b""
+            while (reply := parse(data)) is None:
+                part = connection.recv(1 << 16)
+                if not part:
+                    raise BenchmarkError("the server closed a connection")
+                data += part
+            body = data[reply.body : reply.end]
+            if reply.status != 200:
+                raise BenchmarkError(f"status {reply.status}: {body[:300]!r}")
+            replies.append(json.loads(body))
+        return replies
+
+    def close(self) -> None:
+        for connection in self._sockets:
+            connection.close()
+
+
+def measure(path: Path, sessions: int) -> Found:
+    """Start a server, open `sessions` by one word each, ask some of them for another word at the beginning and at the end.
+
+    The first hundredth of them is not counted: what is allocated at first use, such as the buffers of the largest
+    batch, is no session's.
+    """
+    artifact = Artifact.load(path)
+    words = models.common_words(artifact, 1000)
+    port = free_port()
+    options = ["--max-sessions", str(sessions), "--session-ttl-seconds", "86400"]
+    draw = random.Random(3)
+    with Server(nextword(port, path, *options), port) as server:
+        server.wait_ready()
+        with closing(Client(port, CONNECTIONS)) as many, closing(Client(port, 1)) as one:
+            ids: list[str] = []
+
+            def open_until(count: int) -> None:
+                while len(ids) < count:
+                    bodies = [{"words": [draw.choice(words)]} for _ in range(min(CONNECTIONS, count - len(ids)))]
+                    ids.extend(reply["session_id"] for reply in many.ask("/v1/predict", bodies))
+
+            def latencies() -> list[float]:
+                bodies = [{"session_id": draw.choice(ids), "words": [draw.choice(words)]} for _ in range(PROBES)]
+                return sorted(_latency(one, body) for body in bodies)
+
+            open_until(max(sessions // 100, 1))
+            few, first_ones, before = latencies(), len(ids), server.resident_bytes()
+            began = time.perf_counter()
+            open_until(sessions)
+            opening = time.perf_counter() - began
+            resident = server.resident_bytes()
+            # Nobody was evicted to make room: the first session is as live as the last.
+            first = one.ask("/v1/predict", [{"session_id": ids[0], "words": [], "top_k": 0}])[0]
+            if first["position"] != 1:
+                raise BenchmarkError(f"the first session is at {first['position']}, not at 1")
+            full = latencies()
+    state_bytes = sum(tensor.size for tensor in _state(artifact)) * 4
+    return Found(
+        sessions=sessions,
+        state_bytes=state_bytes,
+        bytes_each=(resident - before) / (sessions - first_ones),
+        resident=resident,
+        opening_seconds=opening,
+        p50=percentile(full, 50),
+        p99=percentile(full, 99),
+        few_p50=percentile(few, 50),
+    )
+
+
+def _state(artifact: Artifact) -> Sequence[Any]:
+    from model.shapes import state_tensors
+
+    return state_tensors(artifact.network)
+
+
+def _latency(client: Client, body: dict[str, Any]) -> float:
+    began = time.perf_counter()
+    client.ask("/v1/predict", [body])
+    return time.perf_counter() - began
+
+
+def run(command: str, *, model: Path | None, counts: Sequence[int]) -> str:
+    """Measure, and write the section."""
+    with tempfile.TemporaryDirectory(prefix="nextword-benchmark-") as directory:
+        chosen = models.shipped(Path(directory), model)
+        found = [measure(chosen.path, count) for count in counts]
+    rows = [
+        [
+            f"{one.sessions:,}",
+            f"{one.bytes_each:,.0f}",
+            f"{one.state_bytes:,}",
+            report.number(one.overhead),
+            f"{one.resident / 2**30:.2f} GiB",
+            f"{one.opening_seconds:.0f} s",
+            f"{1000 * one.p50:.2f} / {1000 * one.p99:.2f}",
+            f"{1000 * one.few_p50:.2f}",
+        ]
+        for one in found
+    ]
+    head = [
+        "live sessions",
+        "bytes each",
+        "state's own",
+        "ratio",
+        "server's RSS",
+        "opened in",
+        "p50 / p99, ms",
+        "p50 with 1 % of them live, ms",
+    ]
+    last = found[-1]
+    parts = [
+        "## Memory of live sessions\n",
+        report.circumstances(command),
+        f"- {chosen.description}",
+        "\nA real server; every session was opened over HTTP by a word and is still live at the end. Bytes each: what "
+        f"the resident memory grew by from the first hundredth of the sessions to the last. Latencies: {PROBES:,} one-word predicts one after "
+        "the other, each to a session drawn at random. A session also keeps its last words, at most 256, two bytes "
+        "each (four where the vocabulary is over 65,536).\n",
+        *(
+            report.Aim(
+                f"bytes a session over its state's own, {one.sessions:,} live", one.overhead, 1.25, least=False
+            ).line()
+            for one in found
+        ),
+        f"\n{report.table(head, rows)}",
+    ]
+    if last.sessions < 1_000_000:
+        million = (last.resident + (1_000_000 - last.sessions) * last.bytes_each) / 2**30
+        parts.append(f"\nFrom that, a million sessions would take {million:.1f} GiB (`--million` opens them).")
+    return "\n".join(parts)

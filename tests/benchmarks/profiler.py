@@ -1,0 +1,76 @@
+"""Where the server's time goes under load: py-spy looks at its threads 250 times a second, and counts those at work."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+from model.artifact import Artifact
+from tests.benchmarks import models, report
+from tests.benchmarks.harness import BenchmarkError, Worker
+from tests.benchmarks.servers import Server, free_port, nextword
+
+SESSIONS = 64
+SECONDS = 6
+ROWS = 30
+
+_LINE = re.compile(r":\d+\)$")
+
+
+def section(path: Path) -> str:
+    """Markdown: shares of the samples, by function, its own and with all that it calls. Raises BenchmarkError."""
+    spy = shutil.which("py-spy")
+    if spy is None:
+        raise BenchmarkError("--profile needs py-spy (pip install py-spy)")
+    words = models.common_words(Artifact.load(path), 50)
+    port = free_port()
+    with (
+        tempfile.TemporaryDirectory() as directory,
+        Worker("tests.benchmarks.load") as load,
+        Server(nextword(port, path), port) as server,
+    ):
+        load.ready()
+        server.wait_ready()
+        stacks = Path(directory) / "stacks"
+        record = [spy, "record", "--pid", str(server.pid), "--duration", str(SECONDS), "--rate", "250", "--threads"]
+        watching = subprocess.Popen(
+            [*record, "--format", "raw", "--output", str(stacks)],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        # A little longer than it is watched, for py-spy needs a moment to begin.
+        question = {"connections": SESSIONS, "words": words, "positions": False, "counts": True}
+        load.ask(port=port, warm_up=0.5, seconds=SECONDS + 2, **question)
+        _, errors = watching.communicate()
+        if not stacks.exists():
+            raise BenchmarkError(f"py-spy gave nothing: {errors.strip()[-300:]}")
+        return "\n".join(
+            [f"### Where the time goes at {SESSIONS} sessions\n", shares(stacks.read_text(encoding="utf-8"))]
+        )
+
+
+def shares(stacks: str) -> str:
+    """Tables from py-spy's raw format: a line a stack, its frames from the outermost in, and how often it was seen."""
+    own: Counter[str] = Counter()
+    whole: Counter[str] = Counter()
+    total = 0
+    for line in stacks.splitlines():
+        stack, _, count = line.rpartition(" ")
+        frames = [_LINE.sub(")", frame) for frame in stack.split(";")]
+        seen = int(count)
+        total += seen
+        own[frames[-1]] += seen
+        for frame in set(frames):
+            whole[frame] += seen
+    if not total:
+        raise BenchmarkError("py-spy saw nothing at work")
+    head = ["share of the samples", "%"]
+    return "\n\n".join(
+        report.table([f"{head[0]}, {title}", head[1]], [[f"`{name}`", f"{100 * n / total:.1f}"] for name, n in top])
+        for title, top in (("with what it calls", whole.most_common(ROWS)), ("itself", own.most_common(ROWS)))
+    )
