@@ -91,6 +91,13 @@ def too_many_words(count: int, limit: int) -> Problem:
     return Problem(413, "too-many-words", detail, fields={"words": count, "limit": limit})
 
 
+def too_many_sessions(limit: int, retry_after: int) -> Problem:
+    detail = f"this key has {limit} sessions, the most it may have at once; delete one, or wait until one expires"
+    return Problem(
+        429, "too-many-sessions", detail, headers={"retry-after": str(max(1, retry_after))}, fields={"limit": limit}
+    )
+
+
 def of_validation(error: ValidationError) -> Problem:
     """400 for what is not JSON, else 422 naming each field that is wrong."""
     errors = error.errors(include_url=False, include_context=False, include_input=False)

@@ -14,6 +14,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from app import problems
+from app.caller import OWNER
 from app.engine import Job, Scores
 from app.scheduler import Scheduler
 from app.schemas import OpenRequest, PredictRequest
@@ -154,10 +155,11 @@ class Service:
         return await self._create(job, words.ids, request.ttl_seconds)
 
     async def find(self, session_id: str) -> Session:
-        """Raises `NoSuchSessionError` or `SessionGoneError`."""
+        """The caller's own session. Raises `NoSuchSessionError` or `SessionGoneError`."""
         session = await self.store.load(session_id)
-        if session is None or session.expires_at <= self.clock():
-            raise self._ids.missing(session_id)
+        owner = OWNER.get()
+        if session is None or session.owner != owner or session.expires_at <= self.clock():
+            raise self._ids.missing(session_id, owner)
         return session
 
     async def delete(self, session_id: str) -> None:
@@ -214,11 +216,21 @@ class Service:
         await self.scheduler.run(job)
 
     async def _create(self, job: Job, ids: Sequence[int], ttl: float | None) -> Session:
-        now = self.clock()
+        now, owner = self.clock(), OWNER.get()
         usual = self.settings.session_ttl_seconds
         lives = usual if ttl is None else min(ttl, max(self.settings.max_session_ttl_seconds, usual))
         session = Session(
-            self._ids.issue(), START, 0, 0, self._typecode, b"", now, now + lives, lives, lives > usual
+            self._ids.issue(owner),
+            START,
+            0,
+            0,
+            self._typecode,
+            b"",
+            now,
+            now + lives,
+            lives,
+            lives > usual,
+            owner=owner,
         ).after(job.slot, ids, now, _kept(job))
         await self._commit(session, None, job)
         return session
@@ -232,10 +244,17 @@ class Service:
 
     async def _commit(self, session: Session, expected_revision: int | None, job: Job) -> None:
         try:
+            if expected_revision is None and session.owner:
+                self._refuse_too_many(session.owner)
             await self.store.commit(session, expected_revision)
         except BaseException:
             self.scheduler.free_state(job.slot)
             raise
+
+    def _refuse_too_many(self, owner: str) -> None:
+        limit = self.settings.max_sessions_per_key
+        if limit is not None and self.store.owned(owner) >= limit:
+            raise problems.too_many_sessions(limit, self.settings.retry_after_seconds)
 
     async def _again(self, session: Session, words: Words, request: PredictRequest) -> Answer:
         """Answer a request that has been answered before: nothing is consumed."""

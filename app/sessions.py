@@ -23,7 +23,7 @@ class PositionConflictError(ValueError):
 
 
 class NoSuchSessionError(LookupError):
-    """This id was never issued."""
+    """This id was never issued, or to somebody else."""
 
 
 class SessionGoneError(LookupError):
@@ -49,6 +49,7 @@ class Session:
     ttl: float
     long_lived: bool = False  # lives longer unused than sessions do by default
     scores: tuple[array[float], array[int]] | None = None  # of the last request's words, if asked for
+    owner: str = ""  # whose key opened it; "" where there are no keys
 
     def after(
         self, state: int, ids: Sequence[int], now: float, scores: tuple[array[float], array[int]] | None
@@ -70,6 +71,7 @@ class Session:
             self.ttl,
             self.long_lived,
             scores,
+            self.owner,
         )
 
     @property
@@ -105,8 +107,9 @@ class SessionIds:
     """Ids that nobody can guess and that prove by themselves that they were issued here, so that the ids of sessions
     that are gone need not be remembered.
 
-    120 random bits and 72 bits of their BLAKE2 code under `key`, as 32 URL-safe characters. Without a `key` a random
-    one is used: ids then mean something to this process only.
+    120 random bits and 72 bits of the BLAKE2 code of those and the owner under `key`, as 32 URL-safe characters: to
+    anybody else than its owner an id is one that was never issued, as long as the session lives and afterwards.
+    Without a `key` a random one is used: ids then mean something to this process only.
     """
 
     _RANDOM = 15
@@ -116,26 +119,27 @@ class SessionIds:
         secret = os.urandom(32) if key is None else key
         self._key = hashlib.blake2b(secret, digest_size=32, person=b"nextword-session").digest()
 
-    def issue(self) -> str:
+    def issue(self, owner: str = "") -> str:
         """A new id."""
         random = os.urandom(self._RANDOM)
-        return urlsafe_b64encode(random + self._code(random)).decode("ascii")
+        return urlsafe_b64encode(random + self._code(random, owner)).decode("ascii")
 
-    def issued(self, session_id: str) -> bool:
-        """Whether `issue` made this id, here or where the same key is used."""
+    def issued(self, session_id: str, owner: str = "") -> bool:
+        """Whether `issue` made this id for this owner, here or where the same key is used."""
         try:
             raw = urlsafe_b64decode(session_id.encode("ascii"))
         except ValueError:
             return False
         random, code = raw[: self._RANDOM], raw[self._RANDOM :]
         # The second comparison refuses other spellings of the same bytes: an id has exactly one.
-        return hmac.compare_digest(code, self._code(random)) and urlsafe_b64encode(raw).decode("ascii") == session_id
+        right = hmac.compare_digest(code, self._code(random, owner))
+        return right and urlsafe_b64encode(raw).decode("ascii") == session_id
 
-    def missing(self, session_id: str) -> LookupError:
-        """Why there is no such session."""
-        if self.issued(session_id):
+    def missing(self, session_id: str, owner: str = "") -> LookupError:
+        """Why this owner has no such session."""
+        if self.issued(session_id, owner):
             return SessionGoneError("the session has expired, was evicted or deleted; open a new one")
         return NoSuchSessionError("there is no such session")
 
-    def _code(self, random: bytes) -> bytes:
-        return hashlib.blake2b(random, digest_size=self._CODE, key=self._key).digest()
+    def _code(self, random: bytes, owner: str) -> bytes:
+        return hashlib.blake2b(random + owner.encode(), digest_size=self._CODE, key=self._key).digest()

@@ -12,9 +12,13 @@ import model
 from model.runtimes import RUNTIMES
 
 ENV_PREFIX = "NEXTWORD_"
+#: Never shown, not even when they are wrong.
+SECRETS = {"session_key", "api_keys"}
 SHIPPED_MODEL = Path(model.__file__).parent / "pretrained" / "english"
 
 LogLevel = Literal["debug", "info", "warning", "error"]
+LogFormat = Literal["json", "text"]
+MetricsAccess = Literal["open", "keyed", "off"]
 
 
 class Settings(BaseSettings):
@@ -72,7 +76,36 @@ class Settings(BaseSettings):
         description="How long requests in hand may take to finish when the service is stopped.",
     )
     log_level: LogLevel = Field(default="info", description="The least severe message that is logged.")
-    access_log: bool = Field(default=False, description="Log a line for every request.")
+    log_format: LogFormat = Field(default="text", description="How a line of the log is written: json or text.")
+    access_log: bool = Field(default=True, description="Log a line for every request.")
+    api_keys: SecretStr | None = Field(
+        default=None,
+        description="Keys that clients must show, each as NAME:KEY or KEY, with spaces or commas in between.",
+    )
+    api_keys_file: Path | None = Field(
+        default=None, description="A file of such keys, one a line; read again on SIGHUP."
+    )
+    rate_limit: float | None = Field(
+        default=None,
+        gt=0,
+        le=1_000_000,
+        description="Requests a second that one key may make in the long run; past it they are answered 429.",
+    )
+    rate_burst: int = Field(
+        default=100, ge=1, le=1_000_000, description="Requests that one key may make at once before that counts."
+    )
+    max_requests_per_key: int | None = Field(
+        default=None, ge=1, le=1_000_000, description="Requests of one key being served at once, at most."
+    )
+    max_sessions_per_key: int | None = Field(
+        default=None, ge=1, le=50_000_000, description="Live sessions of one key, at most."
+    )
+    metrics: MetricsAccess = Field(
+        default="open", description="Who may read /metrics: open to all, keyed like /v1, or off."
+    )
+    cors_origins: str = Field(
+        default="", description="Origins whose pages may call the service, with commas in between; * for all."
+    )
 
     @field_validator("runtime")
     @classmethod
@@ -98,6 +131,6 @@ def load(**given: object) -> Settings:
         lines = []
         for item in error.errors(include_url=False, include_context=False):
             name = str(item["loc"][0]) if item["loc"] else "settings"
-            value = "" if name == "session_key" else f" (got {item['input']!r})"
+            value = "" if name in SECRETS else f" (got {item['input']!r})"
             lines.append(f"{ENV_PREFIX}{name.upper()} or --{name.replace('_', '-')}: {item['msg']}{value}")
         raise SettingsError("\n".join(lines)) from None

@@ -51,7 +51,16 @@ def command(
     retry_after_seconds: Annotated[int | None, _option("retry_after_seconds")] = None,
     drain_seconds: Annotated[float | None, _option("drain_seconds")] = None,
     log_level: Annotated[str | None, _option("log_level")] = None,
+    log_format: Annotated[str | None, _option("log_format")] = None,
     access_log: Annotated[bool | None, _option("access_log")] = None,
+    api_keys: Annotated[str | None, _option("api_keys")] = None,
+    api_keys_file: Annotated[Path | None, _option("api_keys_file")] = None,
+    rate_limit: Annotated[float | None, _option("rate_limit")] = None,
+    rate_burst: Annotated[int | None, _option("rate_burst")] = None,
+    max_requests_per_key: Annotated[int | None, _option("max_requests_per_key")] = None,
+    max_sessions_per_key: Annotated[int | None, _option("max_sessions_per_key")] = None,
+    metrics: Annotated[str | None, _option("metrics")] = None,
+    cors_origins: Annotated[str | None, _option("cors_origins")] = None,
 ) -> None:
     """Serve a model over HTTP.
 

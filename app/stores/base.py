@@ -48,3 +48,6 @@ class Store(Protocol):
 
     def __len__(self) -> int:
         """How many sessions are here."""
+
+    def owned(self, owner: str) -> int:
+        """How many of them are this owner's ("" is nobody, and not counted)."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import fields
 from operator import attrgetter
@@ -18,6 +18,7 @@ SWEEP = 500
 _NAMES = tuple(field.name for field in fields(Session))
 _STATE = _NAMES.index("state")
 _REVISION = _NAMES.index("revision")
+_OWNER = _NAMES.index("owner")
 _fields_of = attrgetter(*_NAMES)
 
 
@@ -35,6 +36,7 @@ class MemoryStore:
         self._in_use = in_use
         # The fields of a `Session` in a tuple: of millions of those the garbage collector need not look at one.
         self._sessions: OrderedDict[str, tuple[Any, ...]] = OrderedDict()
+        self._owned: Counter[str] = Counter()
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -42,6 +44,9 @@ class MemoryStore:
     def __iter__(self) -> Iterator[Session]:
         """The sessions, the one left alone for longest first."""
         return (Session(*stored) for stored in self._sessions.values())
+
+    def owned(self, owner: str) -> int:
+        return self._owned.get(owner, 0)
 
     async def load(self, session_id: str) -> Session | None:
         stored = self._sessions.get(session_id)
@@ -56,6 +61,8 @@ class MemoryStore:
             if len(sessions) >= self._capacity:
                 self._evict()
             sessions[session.id] = _fields_of(session)
+            if session.owner:
+                self._owned[session.owner] += 1
             return
         sessions[session.id] = _fields_of(session)
         sessions.move_to_end(session.id)
@@ -66,7 +73,7 @@ class MemoryStore:
         stored = self._sessions.pop(session_id, None)
         if stored is None:
             return False
-        self._free(stored[_STATE])
+        self._dropped(stored)
         return True
 
     async def expire(self, now: float) -> int:
@@ -89,7 +96,15 @@ class MemoryStore:
         for session_id, stored in self._sessions.items():
             if not self._in_use(session_id):
                 del self._sessions[session_id]
-                self._free(stored[_STATE])
+                self._dropped(stored)
                 self.evictions += 1
                 return
         raise StoreFullError(f"all {self._capacity} sessions are in use")
+
+    def _dropped(self, stored: tuple[Any, ...]) -> None:
+        self._free(stored[_STATE])
+        owner = stored[_OWNER]
+        if owner:
+            self._owned[owner] -= 1
+            if not self._owned[owner]:
+                del self._owned[owner]
