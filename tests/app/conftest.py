@@ -53,10 +53,12 @@ class Running:
         return response.json()  # type: ignore[no-any-return]
 
     async def in_flight(self, count: int) -> None:
-        """Wait until so many requests are being served."""
+        """Wait until so many requests are being served, and have been handed to the engine."""
         with anyio.fail_after(10):
             while self.service.scheduler.in_flight != count:
                 await anyio.lowlevel.checkpoint()
+        for _ in range(10):  # rounds of the event loop from its first line to the hand-over; nothing else is awaited
+            await anyio.lowlevel.checkpoint()
 
 
 @asynccontextmanager

@@ -23,7 +23,7 @@ SIZES = (6, 5)
 class FakeRuntime:
     """h1' = tanh(E[id] + h1 A), h2' = tanh(h1' B + h2 C), logits = h2' W, in float64 inside.
 
-    `gate` holds every step up while it is cleared; `broken` is raised by every call; `poisoned` by every batch with
+    `gate` holds every step up while it is cleared, as it is when `hold_at` steps have been taken; `broken` is raised by every call; `poisoned` by every batch with
     this id; `batches` are the sizes of all steps so far, `products` the rows of all projections.
     """
 
@@ -42,7 +42,7 @@ class FakeRuntime:
         self._output = rng.normal(0, 1.5, (last, vocabulary_size))
         self.gate = threading.Event()
         self.gate.set()
-        self.stepping = threading.Event()
+        self.hold_at: int | None = None
         self.broken: Exception | None = None
         self.poisoned: int | None = None
         self.nan = False
@@ -57,7 +57,8 @@ class FakeRuntime:
             raise self.broken
         if self.poisoned is not None and self.poisoned in ids:
             raise FloatingPointError(f"cannot take {self.poisoned}")
-        self.stepping.set()
+        if len(self.batches) == self.hold_at:
+            self.gate.clear()
         if not self.gate.wait(30):
             raise TimeoutError("the gate was never opened")
         self.batches.append(len(ids))

@@ -290,6 +290,10 @@ async def test_session_in_use_is_not_evicted() -> None:
             await service.in_flight(1)
             group.start_soon(lambda: ask("new", text="dog"))
             await service.in_flight(2)
+            service.runtime.hold_at = len(service.runtime.batches) + 3
+            service.runtime.gate.set()
+            await service.in_flight(1)
+            service.runtime.hold_at = None
             service.runtime.gate.set()
         assert replies["used"].status_code == replies["new"].status_code == 200
         assert (await service.predict(session_id=idle)).status_code == 410
@@ -310,6 +314,10 @@ async def test_no_room_when_every_session_is_in_use() -> None:
             await service.in_flight(1)
             group.start_soon(lambda: ask("new", text="dog"))
             await service.in_flight(2)
+            service.runtime.hold_at = len(service.runtime.batches) + 3
+            service.runtime.gate.set()
+            await service.in_flight(1)
+            service.runtime.hold_at = None
             service.runtime.gate.set()
         assert replies["used"].status_code == 200
         assert replies["new"].status_code == 503
