@@ -1,7 +1,7 @@
 """The agreement benchmark: how far the CPU runtimes are from the Chainer reference, on a text.
 
-The text is read in `STREAMS` pieces at once, each from where a text begins, by every runtime along its own states. Whole
-rows of log-probabilities are compared at every position.
+The text is read in `STREAMS` pieces at once, each from where a text begins, by every runtime along its own states.
+Whole rows of log-probabilities are compared at every position.
 """
 
 from __future__ import annotations
@@ -126,17 +126,12 @@ def _start(artifact: Artifact, runtime: Runtime, streams: int) -> State:
 def aims(readers: dict[str, Reader]) -> list[report.Aim]:
     reference, float32, int8 = (readers[name] for name in (REFERENCE, FLOAT32, INT8))
     more = 100 * (int8.perplexity / reference.perplexity - 1)
+    fewer = reference.recall - int8.recall
     largest = float32.whole_rows.largest
     return [
         report.Aim("cpu-float32, largest |difference| of any word's log-probability", largest, 1e-4, least=False),
         report.Aim("cpu (int8), perplexity above the reference's", more, 0.3, least=False, unit=" %"),
-        report.Aim(
-            "cpu (int8), recall@3 below the reference's",
-            reference.recall - int8.recall,
-            0.1,
-            least=False,
-            unit=" points",
-        ),
+        report.Aim("cpu (int8), recall@3 below the reference's", fewer, 0.1, least=False, unit=" points"),
     ]
 
 
@@ -164,10 +159,8 @@ def run(command: str, *, model: Path | None, data: Path | None, words: int) -> s
             rows.append([*cells, *[""] * 7])
             continue
         differences = (reader.targets, reader.whole_rows)
-        cells += [
-            f"{100 * (reader.perplexity / reference.perplexity - 1):+.4f} %",
-            f"{reader.recall - reference.recall:+.3f}",
-        ]
+        more = 100 * (reader.perplexity / reference.perplexity - 1)
+        cells += [f"{more:+.4f} %", f"{reader.recall - reference.recall:+.3f}"]
         cells += [report.number(value) for one in differences for value in (one.largest, one.mean)]
         rows.append([*cells, report.number(apart[name])])
     head = ["runtime", "perplexity", "recall@3, %", "perplexity, change", "recall@3, points"]
@@ -177,15 +170,10 @@ def run(command: str, *, model: Path | None, data: Path | None, words: int) -> s
             "## Agreement with the Chainer reference\n",
             report.circumstances(command, ("numpy", "onnxruntime", "chainer")),
             f"- {chosen.description}",
-            f"\n{len(ids):,} words of {data.name} in {steps_of(len(ids))} pieces at once, {seconds:.0f} s. Differences are of "
-            "natural log-probabilities; whole rows: of every word of the vocabulary at every position. Alone or among "
-            f"others: the first {ALONE} words of one piece, read beside the others and read alone.\n",
+            f"\n{len(ids):,} words of {data.name} in {min(STREAMS, len(ids))} pieces at once, {seconds:.0f} s. "
+            "Differences are of natural log-probabilities; whole rows: of every word of the vocabulary at every position. Alone or "
+            f"among others: the first {ALONE} words of one piece, read beside the others and read alone.\n",
             *(aim.line() for aim in aims(readers)),
             f"\n{report.table(head, rows)}",
         ]
     )
-
-
-def steps_of(words: int) -> int:
-    """In how many pieces so many words are read."""
-    return min(STREAMS, words)

@@ -1,4 +1,4 @@
-"""The engine benchmark: words/s and milliseconds a step of every runtime, of the bare graphs, and of other frameworks."""
+"""The engine benchmark: words/s and ms a step of every runtime, of its bare graphs, and of other frameworks."""
 
 from __future__ import annotations
 
@@ -46,15 +46,13 @@ class Effort:
 QUICK = Effort(rounds=2, seconds=0.02, steps=1)
 
 
-def measure(
-    model: Path, threads: int, effort: Effort, contenders: Sequence[str] = tuple(CONTENDERS)
-) -> tuple[Taken, dict[str, str]]:
+def measure(model: Path, threads: int, effort: Effort) -> tuple[Taken, dict[str, str]]:
     """Seconds a step, and why contenders that are absent from it are missing."""
     missing: dict[str, str] = {}
     with ExitStack() as stack:
         workers = {
             name: stack.enter_context(Worker("tests.benchmarks.steps", name, str(model), str(threads), threads=threads))
-            for name in contenders
+            for name in CONTENDERS
         }
         for name, worker in list(workers.items()):
             try:

@@ -138,7 +138,7 @@ def distance_from_alone(
         state = alone.advance(np.array([ids[(count - 1) % len(ids)]], np.int64), state)
         if count in told:
             row = alone.log_probabilities(state[-1])[0]
-            # Words that are about as likely may change places: so each word is held to its own, and the list to the best.
+            # Words that are about as likely may change places: each is held to its own value, the list to the best.
             values = np.array([value for _, value in told[count]])
             own = row[[tokenizer.id_of(word) for word, _ in told[count]]]
             # We leave <unk> out of the list, the peers do not.
@@ -251,9 +251,8 @@ def run(command: str, *, quick: bool, model: Path | None, profile: bool) -> str:
     ]
     wrong = [name for name, value in far.items() if value > _CLOSE]
     if wrong:
-        parts.append(
-            f"\n**Wrong answers** (more than {_CLOSE:g} off) from: {', '.join(TITLES[name] for name in wrong)}."
-        )
+        names = ", ".join(TITLES[name] for name in wrong)
+        parts.append(f"\n**Wrong answers**, more than {_CLOSE:g} off: {names}.")
     error = _first_error(measured)
     if error is not None:
         parts.append(f"\nThe first error: {error}")

@@ -13,6 +13,7 @@ import socket
 import time
 from array import array
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -130,10 +131,8 @@ class Load:
         if self._positions:
             message = request("/v1/predict", b'%s, "position": %d}' % (message[:-1], number))
         connection.sent = time.perf_counter()
-        try:
+        with suppress(OSError):  # reading says so
             connection.socket.send(message)
-        except OSError:
-            pass  # reading says so
 
     def _receive(self, connection: Connection) -> bool | None:
         """True: the reply is there; None: not yet whole; False: there will be none."""

@@ -61,10 +61,10 @@ class Client:
                 if not part:
                     raise BenchmarkError("the server closed a connection")
                 data += part
-            body = data[reply.body : reply.end]
+            content = data[reply.body : reply.end]
             if reply.status != 200:
-                raise BenchmarkError(f"status {reply.status}: {body[:300]!r}")
-            replies.append(json.loads(body))
+                raise BenchmarkError(f"status {reply.status}: {content[:300]!r}")
+            replies.append(json.loads(content))
         return replies
 
     def close(self) -> None:
@@ -73,7 +73,7 @@ class Client:
 
 
 def measure(path: Path, sessions: int) -> Found:
-    """Start a server, open `sessions` by one word each, ask some of them for another word at the beginning and at the end.
+    """Start a server, open `sessions` by a word each, and ask some of them for another, first and last.
 
     The first hundredth of them is not counted: what is allocated at first use, such as the buffers of the largest
     batch, is no session's.
@@ -162,20 +162,19 @@ def run(command: str, *, model: Path | None, counts: Sequence[int]) -> str:
         "p50 with 1 % of them live, ms",
     ]
     last = found[-1]
+    aims = [
+        report.Aim(f"bytes a session over its state's, {one.sessions:,} live", one.overhead, 1.25, least=False)
+        for one in found
+    ]
     parts = [
         "## Memory of live sessions\n",
         report.circumstances(command),
         f"- {chosen.description}",
         "\nA real server; every session was opened over HTTP by a word and is still live at the end. Bytes each: what "
-        f"the resident memory grew by from the first hundredth of the sessions to the last. Latencies: {PROBES:,} one-word predicts one after "
-        "the other, each to a session drawn at random. A session also keeps its last words, at most 256, two bytes "
-        "each (four where the vocabulary is over 65,536).\n",
-        *(
-            report.Aim(
-                f"bytes a session over its state's own, {one.sessions:,} live", one.overhead, 1.25, least=False
-            ).line()
-            for one in found
-        ),
+        "the resident memory grew by from the first hundredth of the sessions to the last. Latencies: "
+        f"{PROBES:,} one-word predicts one after the other, each to a session drawn at random. A session also keeps "
+        "its last words, at most 256, two bytes each (four where the vocabulary is over 65,536).\n",
+        *(aim.line() for aim in aims),
         f"\n{report.table(head, rows)}",
     ]
     if last.sessions < 1_000_000:

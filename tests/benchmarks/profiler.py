@@ -49,9 +49,8 @@ def section(path: Path) -> str:
         _, errors = watching.communicate()
         if not stacks.exists():
             raise BenchmarkError(f"py-spy gave nothing: {errors.strip()[-300:]}")
-        return "\n".join(
-            [f"### Where the time goes at {SESSIONS} sessions\n", shares(stacks.read_text(encoding="utf-8"))]
-        )
+        found = shares(stacks.read_text(encoding="utf-8"))
+    return f"### Where the time goes at {SESSIONS} sessions\n\n{found}"
 
 
 def shares(stacks: str) -> str:

@@ -29,19 +29,7 @@ not the figures of two days.
 
 _PACKAGES = ("numpy", "onnxruntime", "chainer", "torch", "fastapi", "pydantic", "uvicorn", "uvloop", "litserve")
 # What decides how fast matrices are multiplied.
-_FLAGS = (
-    "avx2",
-    "fma",
-    "f16c",
-    "avx_vnni",
-    "avx512f",
-    "avx512bw",
-    "avx512_vnni",
-    "amx_int8",
-    "asimd",
-    "asimddp",
-    "i8mm",
-)
+_FLAGS = ("avx2", "fma", "avx_vnni", "avx512f", "avx512bw", "avx512_vnni", "amx_int8", "asimd", "asimddp", "i8mm")
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,12 +89,9 @@ def replaced(document: str, name: str, body: str) -> str:
         raise ValueError(f"no section {name!r}; there are {', '.join(SECTIONS)}")
     found = dict(re.findall(r"<!-- (\w+):begin -->\n(.*?)\n<!-- \1:end -->", document, re.DOTALL))
     found[name] = body.strip()
-    blocks = [
-        f"<!-- {section}:begin -->\n{found[section]}\n<!-- {section}:end -->"
-        for section in SECTIONS
-        if section in found
-    ]
-    return "\n".join([PREFACE, *(f"{block}\n" for block in blocks)])
+    present = [section for section in SECTIONS if section in found]
+    blocks = [f"<!-- {section}:begin -->\n{found[section]}\n<!-- {section}:end -->\n" for section in present]
+    return "\n".join([PREFACE, *blocks])
 
 
 def write(name: str, body: str, file: Path = FILE) -> None:

@@ -10,8 +10,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from tests.benchmarks.harness import BenchmarkError, environment
@@ -39,7 +39,7 @@ class Server:
         self.port = port
         self._ready = ready
         self._command = command
-        self._log = tempfile.TemporaryFile()
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the server
         self.began = time.perf_counter()
         self._process = subprocess.Popen(
             command, stdout=self._log, stderr=self._log, env=environment(), start_new_session=True
@@ -116,16 +116,12 @@ class Server:
             except subprocess.TimeoutExpired:
                 os.killpg(self.pid, signal.SIGKILL)
                 self._process.wait()
-        try:
+        with suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)  # what its first process may have left behind
-        except ProcessLookupError:
-            pass
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
         self._log.close()

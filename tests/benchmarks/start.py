@@ -19,7 +19,7 @@ _IMPORTED = re.compile(r"^import time: +(\d+) \| +(\d+) \| ( *)([\w.]+)$", re.MU
 
 
 def imports(trace: str) -> list[tuple[str, int, int]]:
-    """What `python -X importtime` wrote: each module's name, how deep it is nested, microseconds with what it imports."""
+    """Of `python -X importtime`: each module's name, how deep it is nested, microseconds with what it imports."""
     return [(name, len(indent) // 2, int(whole)) for _, whole, indent, name in _IMPORTED.findall(trace)]
 
 
@@ -50,19 +50,22 @@ def run(command: str, *, quick: bool, model: Path | None) -> str:
     packages = [(name, whole) for name, _, whole in modules if "." not in name or name.startswith(("app.", "model."))]
     slowest = sorted(packages, key=lambda package: -package[1])[:ROWS]
     total = sum(whole for _, depth, whole in modules if depth == 0)
+    aims = [
+        report.Aim("ready after", median(ready), 2, least=False, unit=" s"),
+        report.Aim(f"modules imported of {', '.join(FORBIDDEN)}", len(loaded), 0, least=False),
+    ]
+    rows = [[f"`{name}`", f"{microseconds / 1000:,.0f}"] for name, microseconds in slowest]
     return "\n".join(
         [
             "## Start\n",
             report.circumstances(command),
             f"- {chosen.description}",
-            f"\nFrom the start of the process, its files in the page cache, until /readyz answered 200; {len(ready)} starts.\n",
-            report.Aim("ready after", median(ready), 2, least=False, unit=" s").line(),
-            report.Aim(f"modules imported of {', '.join(FORBIDDEN)}", len(loaded), 0, least=False).line(),
-            f"\nEach: {', '.join(f'{seconds:.2f}' for seconds in ready)} s; /livez answered after "
-            f"{median(alive):.2f} s, and {median(cpu):.2f} s of CPU were used until ready (medians). Imports took {total / 1e6:.2f} s of a start under `-X importtime`, which "
-            "slows them:\n",
-            report.table(
-                ["import, with what it imports", "ms"], [[f"`{n}`", f"{us / 1000:,.0f}"] for n, us in slowest]
-            ),
+            f"\nFrom the start of the process, its files in the page cache, until /readyz answered 200; {len(ready)} "
+            "starts.\n",
+            *(aim.line() for aim in aims),
+            f"\nEach: {', '.join(f'{seconds:.2f}' for seconds in ready)} s. /livez answered after {median(alive):.2f} "
+            f"s, and until ready {median(cpu):.2f} s of CPU were used (medians). Imports took {total / 1e6:.2f} s of a "
+            "start under `-X importtime`, which slows them:\n",
+            report.table(["import, with what it imports", "ms"], rows),
         ]
     )

@@ -1,4 +1,4 @@
-"""One contender of the engine benchmark, in a process of its own: `python -m tests.benchmarks.steps NAME MODEL THREADS`.
+"""One contender of the engine benchmark, a process of its own: `python -m tests.benchmarks.steps NAME MODEL THREADS`.
 
 A step is what one word costs a batch of sequences: they consume it, and each gets its ten likeliest next words with
 their log-probabilities.
