@@ -48,9 +48,10 @@ def _lstm(graph: Graph, arithmetic: Arithmetic, x: str, W: Floats, b: Floats, st
     c, h = state
     gates = arithmetic.product(graph, [x, arithmetic.factor(graph, h.name)], W, b)
     i, f, g, o = graph.split(gates, [h.size] * 4)
-    i, f, g, o = graph.op("Sigmoid", i), graph.op("Sigmoid", f), graph.op("Tanh", g), graph.op("Sigmoid", o)
+    i, f, o = (arithmetic.sigmoid(graph, gate) for gate in (i, f, o))
+    g = arithmetic.tanh(graph, g)
     cell = graph.op("Add", graph.op("Mul", f, c.name), graph.op("Mul", i, g), output=after(c))
-    return graph.op("Mul", o, graph.op("Tanh", cell), output=after(h))
+    return graph.op("Mul", o, arithmetic.tanh(graph, cell), output=after(h))
 
 
 def _gru(graph: Graph, arithmetic: Arithmetic, x: str, W: Floats, b: Floats, state: list[StateTensor]) -> str:
@@ -58,9 +59,9 @@ def _gru(graph: Graph, arithmetic: Arithmetic, x: str, W: Floats, b: Floats, sta
     (h,) = state
     H = h.size
     gates = arithmetic.product(graph, [x, arithmetic.factor(graph, h.name)], W[: 2 * H], b[: 2 * H])
-    r, z = graph.split(graph.op("Sigmoid", gates), [H, H])
+    r, z = graph.split(arithmetic.sigmoid(graph, gates), [H, H])
     reset = arithmetic.factor(graph, graph.op("Mul", r, h.name))
-    n = graph.op("Tanh", arithmetic.product(graph, [x, reset], W[2 * H :], b[2 * H :]))
+    n = arithmetic.tanh(graph, arithmetic.product(graph, [x, reset], W[2 * H :], b[2 * H :]))
     change = graph.op("Mul", z, graph.op("Sub", n, h.name))
     return graph.op("Add", h.name, change, output=after(h))
 
@@ -68,10 +69,8 @@ def _gru(graph: Graph, arithmetic: Arithmetic, x: str, W: Floats, b: Floats, sta
 def _tanh(graph: Graph, arithmetic: Arithmetic, x: str, W: Floats, b: Floats, state: list[StateTensor]) -> str:
     """``h' = tanh(W [x; h] + b)``; where the layer has a second tensor, it is the units that do not recur."""
     gates = arithmetic.product(graph, [x, arithmetic.factor(graph, state[0].name)], W, b)
-    if len(state) == 1:
-        return graph.op("Tanh", gates, output=after(state[0]))
-    halves = graph.split(graph.op("Tanh", gates), [tensor.size for tensor in state])
-    return [graph.op("Identity", half, output=after(t)) for half, t in zip(halves, state, strict=True)][-1]
+    pieces = graph.split(arithmetic.tanh(graph, gates), [tensor.size for tensor in state])
+    return [graph.op("Identity", piece, output=after(tensor)) for piece, tensor in zip(pieces, state, strict=True)][-1]
 
 
 _CELLS: dict[str, Callable[[Graph, Arithmetic, str, Floats, Floats, list[StateTensor]], str]] = {
@@ -105,20 +104,33 @@ def projection_graph(network: Network, weights: Weights, arithmetic: Arithmetic)
         W = np.concatenate([W, np.zeros((missing, W.shape[1]), np.float32)])
         b = np.concatenate([b, np.full(missing, _NEVER)])
     logits = arithmetic.product(graph, [arithmetic.factor(graph, "hidden")], W, b)  # (R, groups * GROUP)
-    grouped = graph.op("Reshape", logits, graph.integers(0, groups, GROUP))
+    grouping = graph.integers(0, groups, GROUP)
+    grouped = graph.op("Reshape", logits, grouping)
     maxima = graph.op("ReduceMax", grouped, graph.integers(2), keepdims=0)  # (R, groups)
     last, flat = graph.integers(1), graph.integers(0, -1)
     ids = np.arange(groups * GROUP, dtype=np.int64)
     all_ids, grouped_ids = graph.constant(ids), graph.constant(ids.reshape(groups, GROUP))
     no_scores, no_ranks = graph.constant(np.zeros(0, np.float32)), graph.integers()
 
-    def distribution(branch: Graph) -> tuple[str, str]:
-        """Probabilities and log Z (R, 1), which is x - log p of any word; the likeliest one's p has no underflow."""
+    def total(branch: Graph, words: str) -> str:
+        """The sum over the words of a row (R, 1), group by group: 20,000 float32 one by one lose four digits."""
+        parts = branch.op("Reshape", words, grouping)
+        return branch.op("ReduceSum", branch.op("ReduceSum", parts, branch.integers(2), keepdims=0), last)
+
+    def distribution(branch: Graph) -> tuple[str, str | None, str]:
+        """Probabilities, their sum (R, 1), and log Z (R, 1): x - log p of any word, and the likeliest one's p is large.
+
+        Softmax divides by a sum that it added up one by one, so that of the probabilities is not quite 1.
+        """
         p = branch.op("Softmax", logits, axis=1)
         log_p = branch.op("Log", branch.op("ReduceMax", p, last))
-        return p, branch.op("Sub", branch.op("ReduceMax", maxima, last), log_p)
+        log_Z = branch.op("Sub", branch.op("ReduceMax", maxima, last), log_p)
+        if not arithmetic.fine:
+            return p, None, log_Z
+        mass = total(branch, p)
+        return p, mass, branch.op("Add", log_Z, branch.op("Log", mass))
 
-    def likely(branch: Graph, p: str, log_Z: str) -> list[str]:
+    def likely(branch: Graph, p: str, mass: str | None, log_Z: str) -> list[str]:
         """Each of the k likeliest words is in one of the k groups with the greatest maxima: any group ahead of its own
         holds a word ahead of it. TopK prefers the lower place among equals, so ids decide, here and there.
         """
@@ -128,7 +140,9 @@ def projection_graph(network: Network, weights: Weights, arithmetic: Arithmetic)
         kept = branch.op("GatherND", grouped, branch.op("Unsqueeze", best, branch.integers(2)), batch_dims=1)
         values, places = branch.ops("TopK", branch.op("Reshape", kept, flat), "k", outputs=2)
         kept_ids = branch.op("Reshape", branch.op("Gather", grouped_ids, best), flat)
-        expected = branch.op("ReduceSum", branch.op("Mul", p, logits), last)
+        expected = total(branch, branch.op("Mul", p, logits))
+        if mass is not None:
+            expected = branch.op("Div", expected, mass)
         entropies = branch.op("Relu", branch.op("Sub", log_Z, expected))  # rounding may leave it below 0
         return [
             branch.op("GatherElements", kept_ids, places, axis=1),
@@ -140,25 +154,25 @@ def projection_graph(network: Network, weights: Weights, arithmetic: Arithmetic)
         return [*likely(branch, *distribution(branch)), no_scores, no_ranks]
 
     def scored(branch: Graph) -> list[str]:
-        p, log_Z = distribution(branch)
+        p, mass, log_Z = distribution(branch)
         targets = branch.op("Unsqueeze", "words", last)
         logit = branch.op("GatherElements", logits, targets, axis=1)
         as_likely = branch.op("And", branch.op("Equal", logits, logit), branch.op("Less", all_ids, targets))
         ahead = branch.op("Or", branch.op("Greater", logits, logit), as_likely)
         ahead = branch.op("ReduceSum", branch.op("Cast", ahead, to=TensorProto.FLOAT), last, keepdims=0)
         rank = branch.op("Add", branch.op("Cast", ahead, to=TensorProto.INT64), last)
-        return [*likely(branch, p, log_Z), branch.op("Squeeze", branch.op("Sub", logit, log_Z), last), rank]
+        return [*likely(branch, p, mass, log_Z), branch.op("Squeeze", branch.op("Sub", logit, log_Z), last), rank]
 
     def among(branch: Graph) -> list[str]:
-        _, log_Z = distribution(branch)
+        *_, log_Z = distribution(branch)
         rows = branch.op("Sub", branch.op("Gather", logits, "words", axis=1), log_Z)  # (R, N)
         values, places = branch.ops("TopK", rows, "k", outputs=2)
         chosen = branch.op("Gather", "words", places)
         return [chosen, values, branch.op("ReduceLogSumExp", rows, last, keepdims=0), no_scores, no_ranks]
 
     def whole(branch: Graph) -> list[str]:
-        rows = branch.op("LogSoftmax", logits, axis=1)
-        rows = branch.op("Slice", rows, branch.integers(0), branch.integers(V), last)
+        *_, log_Z = distribution(branch)
+        rows = branch.op("Slice", branch.op("Sub", logits, log_Z), branch.integers(0), branch.integers(V), last)
         return [branch.constant(np.zeros((0, 0), np.int64)), rows, no_scores, no_scores, no_ranks]
 
     results = graph.choose(
