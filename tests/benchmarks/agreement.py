@@ -171,8 +171,8 @@ def run(command: str, *, model: Path | None, data: Path | None, words: int) -> s
             report.circumstances(command, ("numpy", "onnxruntime", "chainer")),
             f"- {chosen.description}",
             f"\n{len(ids):,} words of {data.name} in {min(STREAMS, len(ids))} pieces at once, {seconds:.0f} s. "
-            "Differences are of natural log-probabilities; whole rows: of every word of the vocabulary at every position. Alone or "
-            f"among others: the first {ALONE} words of one piece, read beside the others and read alone.\n",
+            "Differences are of natural log-probabilities; whole rows: of every word of the vocabulary at every position. "
+            f"Alone or among others: the first {ALONE} words of one piece, read beside the others and read alone.\n",
             *(aim.line() for aim in aims(readers)),
             f"\n{report.table(head, rows)}",
         ]
