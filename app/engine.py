@@ -10,14 +10,17 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from time import perf_counter
 from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from app.histogram import PARTS, ROWS, SECONDS, Histogram
+from app.speech import Speech, draw
 from app.states import START, States
 from model import decoding
-from model.runtimes.base import Floats, Runtime
+from model.runtimes.base import Floats, Ids, Runtime
 
 #: So many hidden outputs that wait for a score are projected in one product. More would hold up the other sequences
 #: of a tick, fewer would waste the product.
@@ -39,10 +42,15 @@ class Scores(NamedTuple):
 
     log_probabilities: list[float]
     ranks: list[int]  # 1 is the likeliest word
+    #: The likeliest words there and their log-probabilities, each (K,), where they were asked for.
+    tops: list[tuple[Ids, Floats]] | None = None
 
     @classmethod
-    def blank(cls, count: int) -> Scores:
-        return cls([0.0] * count, [0] * count)
+    def blank(cls, count: int, tops: int = 0) -> Scores:
+        return cls([0.0] * count, [0] * count, [_NO_TOPS] * count if tops else None)
+
+
+_NO_TOPS = (np.empty(0, np.int64), np.empty(0, np.float32))
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -60,9 +68,12 @@ class Job:
     prefix: str = ""
     prefix_ids: NDArray[np.int64] | None = None  # only words among these, if given
     score_from: int | None = None  # score ids[score_from:], into `scores`
+    score_tops: int = 0  # how many of the likeliest words to name beside each score
+    speech: Speech | None = None  # what to say after the words given; `ids` are then its `ids`
 
     # Where it stands.
     cursor: int = 0
+    queued_at: float = 0.0  # `perf_counter` when it was handed in, 0.0 once a step has begun with it
     abandoned: bool = False  # set on the event loop: nobody waits for the answer any more
     delivered: bool = False
     error: BaseException | None = None
@@ -77,7 +88,7 @@ class Job:
     scores: Scores = field(init=False)
 
     def __post_init__(self) -> None:
-        self.scores = Scores.blank(0 if self.score_from is None else len(self.ids) - self.score_from)
+        self.scores = Scores.blank(0 if self.score_from is None else len(self.ids) - self.score_from, self.score_tops)
 
     @property
     def at(self) -> int:
@@ -105,9 +116,16 @@ class Engine:
         self.states = states
         self.max_batch = max_batch
         self.ticks = 0
+        # What the service tells about itself. Written here only, read from anywhere.
+        self.running = 0
+        self.queue_seconds = Histogram(SECONDS)
+        self.step_seconds = Histogram(SECONDS)
+        self.step_words = Histogram(ROWS)
+        self.step_fill = Histogram(PARTS)
         self._unknown_id = unknown_id
         self._jobs: deque[Job] = deque()
         self._unscored: list[_Scored] = []
+        self.heard: list[asyncio.Event] = []  # of the speeches that went on, for somebody to set
         start = runtime.zero_state(1)
         if start_id is not None:
             start = runtime.advance(np.array([start_id], dtype=np.int64), start)
@@ -129,6 +147,7 @@ class Engine:
             width = decoding.candidates(10, self.runtime.vocabulary_size, include_unknown=False)
             self.runtime.project(state[-1], top_k=width, targets=ids)
             self.runtime.project_subset(state[-1], ids[:1], top_k=1)
+        self.runtime.log_probabilities(state[-1][:1])
 
     def well(self) -> bool:
         """Whether the runtime still computes a sequence that is known to be good."""
@@ -145,17 +164,26 @@ class Engine:
         when the runtime is at fault; all jobs are then still to be answered (`give_up`).
         """
         self.ticks += 1
+        began = perf_counter()
         over: list[Job] = []
         batch: list[Job] = []
         while self._jobs and len(batch) < self.max_batch:
             job = self._jobs.popleft()
+            if job.queued_at:
+                self.queue_seconds.observe(began - job.queued_at)
+                job.queued_at = 0.0
             (over if job.abandoned else batch).append(job)
+        self.running = len(batch)
         try:
             self._run(batch)
         except BaseException:
             self._jobs.extend(over)
             self._jobs.extend(batch)
             raise
+        finally:
+            self.running = 0
+            self.step_seconds.observe(perf_counter() - began)
+            self.step_fill.observe(len(batch) / self.max_batch)
         for job in batch:
             (self._jobs if job.error is None and job.cursor < len(job.ids) else over).append(job)
         return over
@@ -173,14 +201,20 @@ class Engine:
         joined = [job.slot for job in batch if job.cursor == 0 and job.ids]
         if joined:
             self.states.clear(joined)
-        self._each([job for job in batch if job.cursor < len(job.ids)], self._advance, lambda job: job)
+        moving = [job for job in batch if job.cursor < len(job.ids)]
+        self.step_words.observe(len(moving))
+        self._each(moving, self._advance, lambda job: job)
         ending = [job for job in batch if job.error is None and job.cursor == len(job.ids)]
         if len(self._unscored) >= SCORE_ROWS or any(job.score_from is not None for job in ending):
             self._flush_scores()
         widths: dict[int, list[Job]] = {}
         prefixes: dict[str, list[Job]] = {}
+        speaking: list[Job] = []
         for job in ending:
-            if job.prefix_ids is None:
+            if job.speech is not None:
+                if job.speech.goes_on:
+                    speaking.append(job)
+            elif job.prefix_ids is None:
                 # Those that ask for a few more than others share a product, one that asks for a thousand has its own.
                 width = job.candidates if job.candidates > 16 else 16
                 widths.setdefault(width.bit_length(), []).append(job)
@@ -194,6 +228,7 @@ class Engine:
             if ids is not None:
                 well = [job for job in jobs if job.error is None]
                 self._each(well, partial(self._project_prefix, ids), lambda job: job)
+        self._each(speaking, self._speak, lambda job: job)
 
     def _each(self, items: Sequence[T], work: Callable[[Sequence[T]], None], job_of: Callable[[T], Job]) -> None:
         """`work` on all of them at once; if that fails, one after the other, so that only those at fault fail."""
@@ -217,7 +252,8 @@ class Engine:
         before = self.states.read([job.at for job in jobs])
         self.states.write([job.slot for job in jobs], self.runtime.advance(ids, before))
         for row, job in enumerate(jobs):
-            if job.score_from is not None and job.cursor >= job.score_from:
+            # What a job says by itself stands behind the words that are scored.
+            if job.score_from is not None and 0 <= job.cursor - job.score_from < len(job.scores.ranks):
                 entry = _Scored(job, job.cursor - job.score_from, job.ids[job.cursor], before[-1][row].copy())
                 self._unscored.append(entry)
             job.cursor += 1
@@ -231,12 +267,26 @@ class Engine:
     def _score(self, entries: Sequence[_Scored]) -> None:
         hidden = np.stack([entry.hidden for entry in entries])
         targets = np.array([entry.target for entry in entries], dtype=np.int64)
-        projection = self.runtime.project(hidden, top_k=0, targets=targets)
+        width = max(entry.job.score_tops for entry in entries)
+        projection = self.runtime.project(hidden, top_k=width, targets=targets)
         values = projection.target_log_probabilities.tolist()
-        for entry, value, rank in zip(entries, values, projection.target_ranks.tolist(), strict=True):
+        for row, (entry, value, rank) in enumerate(zip(entries, values, projection.target_ranks.tolist(), strict=True)):
             scores = entry.job.scores
             scores.log_probabilities[entry.index] = value
             scores.ranks[entry.index] = rank
+            if scores.tops is not None:
+                top = slice(entry.job.score_tops)
+                # Copies: a view would keep the others of the product alive.
+                tops = (projection.top_ids[row, top].copy(), projection.top_log_probabilities[row, top].copy())
+                scores.tops[entry.index] = tops
+
+    def _speak(self, jobs: Sequence[Job]) -> None:
+        hidden = self.states.read_hidden([job.at for job in jobs])
+        speeches = [job.speech for job in jobs if job.speech is not None]
+        for speech, word in zip(speeches, draw(self.runtime, hidden, speeches, self._unknown_id), strict=True):
+            speech.take(word)
+            if speech.heard is not None:
+                self.heard.append(speech.heard)
 
     def _project(self, jobs: Sequence[Job]) -> None:
         hidden = self.states.read_hidden([job.at for job in jobs])

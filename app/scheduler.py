@@ -12,6 +12,7 @@ import queue
 import threading
 from collections.abc import Callable, Sequence
 from enum import StrEnum
+from time import perf_counter
 
 from app.engine import Engine, Job, RuntimeFailedError
 from app.states import States, StatesFullError
@@ -115,6 +116,7 @@ class Scheduler:
 
     async def run(self, job: Job) -> None:
         """Have `job` computed. When this returns, `job.slot` is the caller's; when it raises, it is free again."""
+        job.queued_at = perf_counter()
         job.future = self._loop.create_future()
         if not self._gathered:
             self._loop.call_soon(self._hand_over)
@@ -209,6 +211,10 @@ class Scheduler:
                 over = self.engine.tick()
             except BaseException as error:
                 over = self._fail(error)
+            heard = self.engine.heard
+            if heard:
+                self.engine.heard = []
+                self._loop.call_soon_threadsafe(_set, heard)
             if over:
                 self._loop.call_soon_threadsafe(self._deliver, over)
         over = self.engine.give_up(UnavailableError(_REASONS[Status.STOPPED]))
@@ -246,6 +252,11 @@ class Scheduler:
                 for job in jobs:
                     job.error = failure
                 self._loop.call_soon_threadsafe(self._deliver, jobs)
+
+
+def _set(events: Sequence[asyncio.Event]) -> None:
+    for event in events:
+        event.set()
 
 
 _REASONS = {

@@ -83,6 +83,8 @@ class Service:
         self.artifact = artifact
         self.tokenizer: Tokenizer = artifact.tokenizer
         self.clock = clock
+        self.replays = 0
+        self.expiries = 0
         self.turns = Turns()
         self.scheduler = Scheduler(
             load,
@@ -258,6 +260,7 @@ class Service:
 
     async def _again(self, session: Session, words: Words, request: PredictRequest) -> Answer:
         """Answer a request that has been answered before: nothing is consumed."""
+        self.replays += 1
         count, scores = len(words.ids), None
         if request.scores and session.scores is not None and len(session.scores[0]) == count:
             scores = Scores(session.scores[0].tolist(), session.scores[1].tolist())
@@ -281,7 +284,8 @@ class Service:
         while True:
             await asyncio.sleep(SWEEP_SECONDS)
             try:
-                while await self.store.expire(self.clock()):
+                while count := await self.store.expire(self.clock()):
+                    self.expiries += count
                     await asyncio.sleep(0)  # the requests in between go on
             except Exception as error:
                 log.exception("clearing away expired sessions failed: %s", error)
