@@ -23,8 +23,9 @@ SIZES = (6, 5)
 class FakeRuntime:
     """h1' = tanh(E[id] + h1 A), h2' = tanh(h1' B + h2 C), logits = h2' W, in float64 inside.
 
-    `gate` holds every step up while it is cleared, as it is when `hold_at` steps have been taken; `broken` is raised by every call; `poisoned` by every batch with
-    this id; `batches` are the sizes of all steps so far, `products` the rows of all projections.
+    `gate` holds every step up while it is cleared, and clears itself when `hold_at` steps have been taken. `broken` is
+    raised by every call, an error by every batch with the id `poisoned`; with `nan` every state is NaN. `batches` are
+    the sizes of all steps so far, `products` the rows of all projections.
     """
 
     name = "fake"

@@ -240,3 +240,10 @@ def test_slots_run_out_with_an_error() -> None:
     states.free(START)
     assert states.take() == one
     assert states.in_use == 2
+
+
+def test_a_runtime_that_answers_nan_to_everybody_has_failed(bench: Bench) -> None:
+    bench.join([2])
+    bench.runtime.nan = True
+    with pytest.raises(RuntimeFailedError, match="NaN"):
+        bench.engine.tick()
