@@ -130,6 +130,22 @@ def test_float32_is_the_formulas(kind: str) -> None:
     assert_equal(runtime.project(state[-1], top_k=10, targets=targets), projected(rows, 10, targets))
 
 
+@MODES
+@OF_EACH_KIND
+def test_saturated_gates_stay_numbers(kind: str, quantised: bool) -> None:
+    model = artifact(kind)
+    biases = {name: weight * 1000 for name, weight in model.weights.items() if name.endswith("/b")}
+    model = of_weights(model.network, model.weights | biases)
+    runtime = CpuRuntime(model, quantised=quantised)
+    state = oracle = runtime.zero_state(3)
+    for ids in some_words(3, 4).T:
+        state = runtime.advance(ids, state)
+        with np.errstate(over="ignore"):
+            oracle = tuple(step(model.network, model.weights, model.weights["embed/W"][ids], oracle))
+    for tensor, expected in zip(state, oracle, strict=True):
+        np.testing.assert_allclose(tensor, expected, atol=0.2 if quantised else 1e-5)
+
+
 @OF_EACH_KIND
 def test_float32_is_the_reference(kind: str) -> None:
     from model.runtimes.reference import ReferenceRuntime
@@ -365,8 +381,9 @@ def test_a_state_may_be_cut_from_larger_arrays() -> None:
 
 def test_what_it_is() -> None:
     model = artifact("lstm_stack")
-    runtime: Runtime = CpuRuntime(model, quantised=True)
-    assert (runtime.name, runtime.device, runtime.vocabulary_size) == ("cpu", "cpu", V)
+    runtime = CpuRuntime(model, quantised=True)
+    fits: Runtime = runtime
+    assert (fits.name, runtime.device, runtime.vocabulary_size) == ("cpu", "cpu", V)
     assert runtime.state_tensors == state_tensors(model.network)
     assert CpuRuntime(model, quantised=False).name == "cpu-float32"
     assert 1 <= runtime.threads <= 4
