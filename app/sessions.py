@@ -50,6 +50,7 @@ class Session:
     long_lived: bool = False  # lives longer unused than sessions do by default
     scores: tuple[array[float], array[int]] | None = None  # of the last request's words, if asked for
     owner: str = ""  # whose key opened it; "" where there are no keys
+    generated: bytes = b""  # the mark of the request that the last words were generated for, if they were
 
     def after(
         self, state: int, ids: Sequence[int], now: float, scores: tuple[array[float], array[int]] | None

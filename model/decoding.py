@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from model.runtimes.base import SubsetProjection
+from model.runtimes.base import Floats, Ids, SubsetProjection
 
 _BITS_PER_NAT = 1.0 / math.log(2.0)
 
@@ -80,3 +82,115 @@ def surprisal_bits(log_probability: float) -> float:
     2.0
     """
     return -log_probability * _BITS_PER_NAT
+
+
+# --- Which word to say ------------------------------------------------------------------------------------------------
+
+_MASK = (1 << 64) - 1
+_GOLDEN = 0x9E3779B97F4A7C15
+
+#: How many of the likeliest words are sorted at first to find those that hold `top_p`: mostly enough.
+_SORTED_FIRST = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How a word is drawn from a distribution: p^(1/temperature), then the `top_k` likeliest, then of those the fewest
+    that hold at least `top_p` of what is left. temperature >= 0, and 0 is the likeliest word; top_k >= 1; 0 < top_p.
+    """
+
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
+
+    @property
+    def greedy(self) -> bool:
+        """Whether it is always the likeliest word."""
+        return self.temperature == 0 or self.top_k == 1
+
+
+def uniform(seed: int, counter: int) -> float:
+    """Number `counter` of the sequence `seed`, in [0, 1): a function, so that nothing but these two decides about it.
+
+    SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014), its upper 53 bits.
+
+    >>> uniform(0, 0) == (0xE220A8397B1DCDAF >> 11) / 2**53
+    True
+    """
+    return (_mixed((seed + (counter + 1) * _GOLDEN) & _MASK) >> 11) * 2.0**-53
+
+
+def branch(seed: int, number: int) -> int:
+    """The seed of the `number`th of several sequences that one seed is for; that of the first one is `seed` itself.
+
+    >>> branch(7, 0), branch(7, 1) != branch(7, 2)
+    (7, True)
+    """
+    return _mixed((seed ^ _mixed(number)) & _MASK) if number else seed
+
+
+def _mixed(z: int) -> int:
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9 & _MASK
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EB & _MASK
+    return z ^ (z >> 31)
+
+
+def sample(row: Floats, sampling: Sampling, number: float, *, without: int | None = None) -> int | None:
+    """The id of a word drawn from one distribution: row (V,) log-probabilities, `number` in [0, 1).
+
+    `without` is never drawn, as if it were not in the vocabulary. None if no word is possible.
+    """
+    ids, weights = shortlist(row, sampling, without=without)
+    cumulative = weights.cumsum(dtype=np.float64)
+    if not len(cumulative) or not cumulative[-1] > 0:
+        return None
+    place = int(cumulative.searchsorted(number * cumulative[-1], side="right"))
+    return int(ids[place]) if ids is not None else place
+
+
+def shortlist(row: Floats, sampling: Sampling, *, without: int | None = None) -> tuple[Ids | None, NDArray[np.float64]]:
+    """The words that may be drawn, (N,), and their weights (N,), which sum to anything; None for the ids of all words.
+
+    Sorted, the likeliest first and equally likely ones in the order of their ids, if any word is left out.
+    """
+    logits = row.astype(np.float64)
+    if without is not None:
+        logits[without] = -np.inf
+    best = logits.max(initial=-np.inf)
+    if best == -np.inf:
+        return np.empty(0, np.int64), np.empty(0)
+    logits -= best
+    with np.errstate(over="ignore"):  # of a temperature next to nothing: -inf is right
+        # What is at the top stays there, whatever the temperature is.
+        weights = np.exp(logits / sampling.temperature) if sampling.temperature else (logits == 0).astype(np.float64)
+    V = len(weights)
+    k = V if sampling.top_k is None else min(sampling.top_k, V)
+    if sampling.temperature == 0:
+        k = 1
+    p = 1.0 if sampling.top_p is None else sampling.top_p
+    if k == V and p >= 1:
+        return None, weights
+    total = None if k < V else weights.sum()
+    width = k if k < V else min(_SORTED_FIRST, V)
+    while True:
+        ids = likeliest(logits, width)
+        kept = weights[ids]
+        if p >= 1:
+            return ids, kept
+        cumulative = kept.cumsum()
+        goal = p * (cumulative[-1] if total is None else total)
+        count = int(cumulative.searchsorted(goal)) + 1
+        if count <= width or width == V:
+            return ids[:count], kept[:count]
+        width = min(width * 8, V)
+
+
+def likeliest(values: NDArray[np.floating[Any]], k: int) -> Ids:
+    """The places (k,) of the k largest of values (N,), largest first, equal ones in rising order; k <= N."""
+    if k < len(values):
+        edge = np.partition(values, len(values) - k)[len(values) - k] if k else np.inf
+        above = np.flatnonzero(values > edge)
+        places = np.concatenate([above, np.flatnonzero(values == edge)[: k - len(above)]])
+    else:
+        places = np.arange(len(values))
+    return places[np.argsort(-values[places], kind="stable")]

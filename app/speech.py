@@ -1,0 +1,131 @@
+"""What a job says: words drawn one after the other, each consumed before the next one is drawn.
+
+Many speeches go on in the same steps, and each is as it would be alone: its random numbers depend on its seed and on
+how many words it has said, on nothing else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+
+from model import decoding
+from model.decoding import Sampling
+from model.runtimes.base import Floats, Runtime
+
+#: So many distributions are held at once: whole rows over the vocabulary are large.
+ROWS = 32
+
+
+class Said(NamedTuple):
+    """A word that was said. Log-probabilities are the model's, over all words, however the word was drawn."""
+
+    id: int
+    log_probability: float
+    top_ids: list[int]  # the likeliest words there, as many as were asked for
+    top_log_probabilities: list[float]
+
+
+@dataclass(slots=True, eq=False)
+class Speech:
+    """At most `max_words` words, `said` included; fewer when one of the `stop` sequences comes up.
+
+    The engine thread writes, the event loop reads. `ids` are all words that the job consumes: those it was given, then
+    what is said, but for the last word of a stop sequence. The first `ready` words of `said` are certain to be part of
+    the answer; those after them may turn out to begin a stop sequence, which is no part of it.
+    """
+
+    ids: list[int]
+    max_words: int
+    sampling: Sampling
+    seed: int
+    stop: Sequence[tuple[int, ...]] = ()
+    tops: int = 0  # how many of the likeliest words to name beside each word
+    said: list[Said] = field(default_factory=list)
+    heard: asyncio.Event | None = None  # set on the event loop when there is more to read
+    ready: int = field(init=False)
+    stopped: bool = False
+
+    def __post_init__(self) -> None:
+        self.ready = len(self.said)
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether another word is to be drawn."""
+        return not self.stopped and len(self.said) < self.max_words
+
+    def take(self, word: Said | None) -> None:
+        """Say this word; None: there is none that could be said."""
+        if word is None:
+            self.stopped = True
+            self.ready = len(self.said)
+            return
+        tail = [said.id for said in self.said[-self._longest :]]
+        tail.append(word.id)
+        for sequence in self.stop:
+            if tail[-len(sequence) :] == list(sequence):
+                self.ready = len(self.said) + 1 - len(sequence)
+                self.stopped = True
+                return
+        self.said.append(word)
+        self.ids.append(word.id)
+        held = 0 if len(self.said) == self.max_words else max((_begun(s, tail) for s in self.stop), default=0)
+        self.ready = len(self.said) - held
+
+    @property
+    def _longest(self) -> int:
+        return max(map(len, self.stop), default=1)
+
+
+def _begun(sequence: Sequence[int], tail: Sequence[int]) -> int:
+    """With how many of the first words of `sequence`, but not all, `tail` ends."""
+    for count in range(min(len(sequence) - 1, len(tail)), 0, -1):
+        if list(tail[-count:]) == list(sequence[:count]):
+            return count
+    return 0
+
+
+def draw(runtime: Runtime, hidden: Floats, speeches: Sequence[Speech], unknown_id: int) -> list[Said | None]:
+    """The next word of each speech, from the hidden outputs (R, H) where they stand; never <unk>.
+
+    Raises FloatingPointError when the runtime's answer is not a number.
+    """
+    drawn: list[Said | None] = [None] * len(speeches)
+    greedy = [row for row, speech in enumerate(speeches) if speech.sampling.greedy]
+    if greedy:
+        # Two, since the likeliest may be <unk>.
+        width = min(max(2, *(speeches[row].tops for row in greedy)), runtime.vocabulary_size)
+        projection = runtime.project(hidden[greedy], top_k=width)
+        _refuse_nan(projection.entropies)
+        tops = zip(projection.top_ids.tolist(), projection.top_log_probabilities.tolist(), strict=True)
+        for row, (ids, values) in zip(greedy, tops, strict=True):
+            best = next((place for place, id in enumerate(ids) if id != unknown_id), None)
+            if best is not None:
+                count = speeches[row].tops
+                drawn[row] = Said(ids[best], values[best], ids[:count], values[:count])
+    others = [row for row, speech in enumerate(speeches) if not speech.sampling.greedy]
+    for first in range(0, len(others), ROWS):
+        some = others[first : first + ROWS]
+        distributions = runtime.log_probabilities(hidden[some])
+        _refuse_nan(distributions.min(axis=1))
+        for row, distribution in zip(some, distributions, strict=True):
+            drawn[row] = _sampled(distribution, speeches[row], unknown_id)
+    return drawn
+
+
+def _sampled(row: Floats, speech: Speech, unknown_id: int) -> Said | None:
+    number = decoding.uniform(speech.seed, len(speech.said))
+    id = decoding.sample(row, speech.sampling, number, without=unknown_id)
+    if id is None:
+        return None
+    tops = decoding.likeliest(row, min(speech.tops, len(row))) if speech.tops else np.empty(0, np.int64)
+    return Said(id, float(row[id]), tops.tolist(), row[tops].tolist())
+
+
+def _refuse_nan(values: Floats) -> None:
+    if np.isnan(values).any():
+        raise FloatingPointError("the runtime answered NaN")
