@@ -148,6 +148,7 @@ def run(command: str, *, model: Path | None, data: Path | None, words: int) -> s
     ids = artifact.tokenizer.encode(text).ids[:words]
     if not len(ids):
         raise BenchmarkError(f"{data} has no words")
+    where = report.circumstances(command, ("numpy", "onnxruntime", "chainer"))
     began = time.perf_counter()
     readers, apart = read(artifact, ids)
     seconds = time.perf_counter() - began
@@ -168,10 +169,10 @@ def run(command: str, *, model: Path | None, data: Path | None, words: int) -> s
     return "\n".join(
         [
             "## Agreement with the Chainer reference\n",
-            report.circumstances(command, ("numpy", "onnxruntime", "chainer")),
+            where,
             f"- {chosen.description}",
             f"\n{len(ids):,} words of {data.name} in {min(STREAMS, len(ids))} pieces at once, {seconds:.0f} s. "
-            "Differences are of natural log-probabilities; whole rows: of every word of the vocabulary at every position. "
+            "Differences are of natural log-probabilities; whole rows: of every word at every position. "
             f"Alone or among others: the first {ALONE} words of one piece, read beside the others and read alone.\n",
             *(aim.line() for aim in aims(readers)),
             f"\n{report.table(head, rows)}",

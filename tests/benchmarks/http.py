@@ -22,14 +22,17 @@ SESSIONS = (1, 16, 64, 256)
 AIMED_AT = 64
 
 #: Rows of the report: what each is called.
-OURS, POSITION, ECHO, TUTORIAL, LITSERVE = "ours", "position", "echo", "tutorial", "litserve"
+OURS, POSITION, LOGGING = "ours", "position", "logging"
+ECHO, TUTORIAL, LITSERVE = "echo", "tutorial", "litserve"
 TITLES = {
     OURS: "**nextword serve**",
     POSITION: "**the same, each request with its `position`**",
+    LOGGING: "**the same with its access log, as it comes**",
     ECHO: "(a) FastAPI that echoes and does nothing",
     TUTORIAL: "(b) Chainer and FastAPI with a lock",
     LITSERVE: "(c) LitServe, dynamic batching, PyTorch",
 }
+_OWN = (OURS, POSITION, LOGGING)
 #: Differences in log-probability between an answer under load and the same session's alone.
 _CLOSE = 1e-3
 
@@ -54,7 +57,9 @@ def _start(name: str, path: Path) -> Server:
     peers, python = "tests.benchmarks.peers", sys.executable
     match name:
         case "ours":
-            return Server(nextword(port, path), port)
+            return Server(nextword(port, path, "--no-access-log"), port)
+        case "logging":
+            return Server(nextword(port, path, "--access-log"), port)
         case "echo":
             return Server([python, "-m", f"{peers}.echo", str(port)], port)
         case "tutorial":
@@ -81,7 +86,7 @@ def measure(path: Path, effort: Effort) -> tuple[Measured, dict[str, str], dict[
         load = stack.enter_context(Worker("tests.benchmarks.load"))
         load.ready()
         servers = {}
-        for name in (OURS, ECHO, TUTORIAL, LITSERVE):
+        for name in (OURS, LOGGING, ECHO, TUTORIAL, LITSERVE):
             server = stack.enter_context(_start(name, path))
             try:
                 server.wait_ready()
@@ -116,7 +121,7 @@ def measure(path: Path, effort: Effort) -> tuple[Measured, dict[str, str], dict[
     far = {}
     for name, by in measured.items():
         if name != ECHO:
-            own = name in (OURS, POSITION)
+            own = name in _OWN
             runtime = "cpu" if own else "cpu-float32"
             far[name] = distance_from_alone(artifact, runtime, words, by[AIMED_AT][-1], leaves_unknown_out=own)
     return measured, missing, far
@@ -165,7 +170,7 @@ def aims(measured: Measured) -> list[report.Aim]:
             ratio = paired_ratio(_rates(measured, OURS, AIMED_AT), _rates(measured, other, AIMED_AT))
         found.append(report.Aim(f"requests/s over {TITLES[other]}", ratio, least))
     p99 = _milliseconds(measured, OURS, AIMED_AT, "p99")
-    errors = sum(answer["errors"] for row in (OURS, POSITION) for by in measured[row].values() for answer in by)
+    errors = sum(answer["errors"] for row in _OWN for by in measured[row].values() for answer in by)
     found.append(report.Aim("p99", p99, 50, least=False, unit=" ms"))
     found.append(report.Aim("errors, at any number of sessions", errors, 0, least=False))
     return found
@@ -174,7 +179,7 @@ def aims(measured: Measured) -> list[report.Aim]:
 def ratios(measured: Measured) -> str:
     """Our requests/s over those of the others."""
     rows = []
-    for row in (OURS, POSITION):
+    for row in _OWN:
         for other in (ECHO, TUTORIAL, LITSERVE):
             if other in measured and (row == OURS or other == ECHO):
                 cells = [
@@ -229,6 +234,7 @@ def _first_error(measured: Measured) -> str | None:
 
 def run(command: str, *, quick: bool, model: Path | None, profile: bool) -> str:
     """Measure, and write the section."""
+    where = report.circumstances(command)
     with tempfile.TemporaryDirectory(prefix="nextword-benchmark-") as directory:
         chosen = models.shipped(Path(directory), model)
         effort = QUICK if quick else Effort()
@@ -236,11 +242,12 @@ def run(command: str, *, quick: bool, model: Path | None, profile: bool) -> str:
         profiled = profiler.section(chosen.path) if profile else ""
     parts = [
         "## One-word predicts over HTTP\n",
-        report.circumstances(command),
+        where,
         f"- {chosen.description}",
         "\nEach connection is kept alive, has a session of its own, and sends the next word when it has the reply, ten "
-        "predictions. The load generator is another process on the same cores; of the servers, all with the same "
-        f"weights, those that are not measured stand still. {effort.rounds} turns of {effort.seconds:g} s.",
+        "predictions. The load generator is another process on the same cores. The servers have the same weights and, "
+        "unless it is said, write no line of log for each request; those that are not measured stand still. "
+        f"{effort.rounds} turns of {effort.seconds:g} s.",
         f"\nAt {AIMED_AT} sessions:\n",
         *(aim.line() for aim in aims(measured)),
         f"\n{ratios(measured)}\n",

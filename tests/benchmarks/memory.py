@@ -135,6 +135,7 @@ def _latency(client: Client, body: dict[str, Any]) -> float:
 
 def run(command: str, *, model: Path | None, counts: Sequence[int]) -> str:
     """Measure, and write the section."""
+    where = report.circumstances(command)
     with tempfile.TemporaryDirectory(prefix="nextword-benchmark-") as directory:
         chosen = models.shipped(Path(directory), model)
         found = [measure(chosen.path, count) for count in counts]
@@ -168,7 +169,7 @@ def run(command: str, *, model: Path | None, counts: Sequence[int]) -> str:
     ]
     parts = [
         "## Memory of live sessions\n",
-        report.circumstances(command),
+        where,
         f"- {chosen.description}",
         "\nA real server; every session was opened over HTTP by a word and is still live at the end. Bytes each: what "
         "the resident memory grew by from the first hundredth of the sessions to the last. Latencies: "

@@ -87,6 +87,16 @@ class Server:
                 ticks += int(fields[11]) + int(fields[12])
         return ticks / os.sysconf("SC_CLK_TCK")
 
+    def thread_seconds(self) -> dict[str, tuple[float, float]]:
+        """What each thread of its first process has used so far, in its own code and in system calls."""
+        used = {}
+        for path in Path(f"/proc/{self.pid}/task").glob("*/stat"):
+            head, _, rest = path.read_text(encoding="utf-8", errors="replace").rpartition(")")
+            user, system = (int(field) / os.sysconf("SC_CLK_TCK") for field in rest.split()[11:13])
+            name = head.partition("(")[2]
+            used["event loop" if path.parent.name == str(self.pid) else f"{name} {path.parent.name}"] = user, system
+        return used
+
     def resident_bytes(self) -> int:
         """The memory that its first process holds. Raises BenchmarkError where there is no /proc."""
         try:

@@ -36,6 +36,7 @@ def _traced(path: Path) -> list[tuple[str, int, int]]:
 
 def run(command: str, *, quick: bool, model: Path | None) -> str:
     """Measure, and write the section."""
+    where = report.circumstances(command)
     with tempfile.TemporaryDirectory(prefix="nextword-benchmark-") as directory:
         chosen = models.shipped(Path(directory), model)
         alive, ready, cpu = [], [], []
@@ -58,7 +59,7 @@ def run(command: str, *, quick: bool, model: Path | None) -> str:
     return "\n".join(
         [
             "## Start\n",
-            report.circumstances(command),
+            where,
             f"- {chosen.description}",
             f"\nFrom the start of the process, its files in the page cache, until /readyz answered 200; {len(ready)} "
             "starts.\n",
