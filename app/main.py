@@ -11,15 +11,20 @@ from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 import model.runtimes
+from app import openapi
+from app.gate import Gate
+from app.metrics import Metrics
 from app.problems import ProblemMiddleware, answer_http_exception
 from app.routes import operations, page, sessions
 from app.routes.predict import Predict
-from app.schemas import OpenRequest, PredictReply, PredictRequest, ProblemReply
+from app.schemas import OpenRequest, PredictReply, PredictRequest
+from app.security import Guard, Keys
 from app.service import Service
 from app.settings import Settings
 from model.artifact import Artifact
@@ -27,14 +32,7 @@ from model.runtimes.base import Runtime
 
 PREDICT = "/v1/predict"
 
-_ERRORS = (400, 404, 405, 409, 410, 413, 422, 500, 503)
-_PROBLEMS: dict[int | str, dict[str, Any]] = {
-    status: {
-        "description": "problem",
-        "content": {"application/problem+json": {"schema": ProblemReply.model_json_schema()}},
-    }
-    for status in _ERRORS
-}
+_PROBLEMS = openapi.problems()
 
 
 class Application(FastAPI):
@@ -42,8 +40,14 @@ class Application(FastAPI):
     predict request does."""
 
     predict: Predict
+    gate: Gate
+    keys: Keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.gate(scope, receive, send)
+
+    async def route(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Behind the gate."""
         if scope["type"] == "http" and scope["path"] == PREDICT and scope["method"] == "POST":
             await self.predict(scope, receive, send)
         else:
@@ -64,6 +68,7 @@ def create_app(
 
     Raises:
         ArtifactError: the model directory cannot be used.
+        KeysError: the keys that clients must show cannot be used.
     """
     settings = Settings() if settings is None else settings
     artifact = Artifact.load(settings.model) if artifact is None else artifact
@@ -73,6 +78,7 @@ def create_app(
             return runtime
         return model.runtimes.load(artifact, settings.runtime, threads=settings.threads)
 
+    keys = Keys(settings.api_keys, settings.api_keys_file)
     service = Service(settings, artifact, load, clock=clock)
 
     @asynccontextmanager
@@ -85,16 +91,38 @@ def create_app(
         description="What word comes next? A recurrent network's answer, its state kept for each session.",
         lifespan=lifespan,
         redirect_slashes=False,
+        docs_url=None,  # the page of FastAPI comes from elsewhere
+        redoc_url=None,
     )
     app.state.service = service
     app.predict = Predict(service)
+    app.keys = keys
+    app.gate = Gate(_guarded(app.route, keys, settings), frozenset({PREDICT}))
     app.add_middleware(ProblemMiddleware, retry_after=settings.retry_after_seconds)
     app.add_exception_handler(HTTPException, answer_http_exception)
 
     app.router.routes.insert(0, _predict_route(app.predict))
     app.include_router(sessions.router(service, _body(OpenRequest), _PROBLEMS))
-    app.include_router(operations.router(service, _PROBLEMS))
+    metrics = None if settings.metrics == "off" else Metrics(service, app.gate)
+    app.include_router(operations.router(service, metrics, _PROBLEMS))
     app.include_router(page.router())
+    app.openapi = lambda: openapi.document(app, keyed=keys.configured)  # type: ignore[method-assign]
+    return app
+
+
+def _guarded(app: ASGIApp, keys: Keys, settings: Settings) -> ASGIApp:
+    """`app` behind what the settings ask for; by default that is nothing."""
+    if Guard.needed(keys, settings):
+        app = Guard(app, keys, settings)
+    origins = [origin.strip() for origin in settings.cors_origins.split(",") if origin.strip()]
+    if origins:
+        app = CORSMiddleware(
+            app,
+            allow_origins=origins,
+            allow_methods=["GET", "POST", "DELETE"],
+            allow_headers=["Authorization", "Content-Type", "X-Session-Id", "X-Request-Id"],
+            expose_headers=["Location", "Retry-After", "X-Session-Id", "X-Request-Id"],
+        )
     return app
 
 

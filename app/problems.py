@@ -15,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.caller import REQUEST_ID
 from app.engine import RuntimeFailedError
 from app.scheduler import UnavailableError
 from app.sessions import NoSuchSessionError, PositionConflictError, SessionGoneError
@@ -26,6 +27,7 @@ MEDIA_TYPE = "application/problem+json"
 
 _TITLES = {
     400: "Bad request",
+    401: "Unauthorized",
     404: "Not found",
     405: "Method not allowed",
     409: "Conflict",
@@ -128,10 +130,10 @@ def of_exception(error: BaseException, *, retry_after: int) -> Problem:
         return Problem(503, "unavailable", str(error), headers={"retry-after": str(retry_after)})
     if isinstance(error, HTTPException):
         return Problem(error.status_code, "http", _http_detail(error), headers=error.headers)
-    request_id = secrets.token_hex(8)
+    request_id = REQUEST_ID.get() or secrets.token_hex(8)
     log.error("request %s failed: %s", request_id, error, exc_info=error)
     detail = f"a defect of the service; it is in the log as {request_id}, and the session is as it was"
-    return Problem(500, "defect", detail, headers={"x-request-id": request_id}, fields={"request_id": request_id})
+    return Problem(500, "defect", detail, fields={"request_id": request_id})
 
 
 def _http_detail(error: HTTPException) -> str:

@@ -58,6 +58,7 @@ class Scheduler:
         max_queue: int,
     ) -> None:
         self.status = Status.STARTING
+        self.loaded = False  # from when on there are `states`, a `runtime` and an `engine`
         self.failure: BaseException | None = None
         self.in_flight = 0
         self.states: States
@@ -180,6 +181,7 @@ class Scheduler:
 
     def _loaded(self, failure: BaseException | None) -> None:
         self.failure = failure
+        self.loaded = failure is None
         if self.status is Status.STARTING:
             self.status = Status.READY if failure is None else Status.FAILED
         self._started.set()

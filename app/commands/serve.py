@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import gc
+import ipaddress
 import logging
 import os
+import signal
 import socket
 import sys
 import time
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
 from app.settings import ENV_PREFIX, Settings, SettingsError, load
+
+if TYPE_CHECKING:
+    from app.security import Keys
 
 log = logging.getLogger("nextword")
 
@@ -81,18 +86,31 @@ def command(
 def serve(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT; then finish what is in hand, and return. Exits with 2 if it cannot start."""
     # Imported here, so that `nextword serve --help` and a wrong setting are answered at once.
+    from app import logs
     from app.main import create_app
+    from app.security import KeysError
     from model.artifact import ArtifactError
 
-    logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s")
-    logging.getLogger("uvicorn").setLevel(logging.DEBUG if settings.log_level == "debug" else logging.WARNING)
-    logging.getLogger("uvicorn.access").setLevel(logging.INFO if settings.access_log else logging.WARNING)
+    logs.configure(settings.log_format, settings.log_level)
     try:
         app = create_app(settings)
-    except ArtifactError as error:
+    except (ArtifactError, KeysError) as error:
         _refuse(str(error))
     listener = _listen(settings.host, settings.port)
-    failure = _run(app, settings, listener)
+    if not app.keys.configured and not _is_loopback(settings.host):
+        log.critical(
+            "NO KEYS: whoever can reach %s can use this service and read /metrics; "
+            "set --api-keys-file, or --host 127.0.0.1",
+            settings.host,
+        )
+    signal.signal(signal.SIGHUP, lambda *_: _reload(app.keys))
+    if settings.access_log:
+        app.gate.log = logs.RequestLog(settings.log_format)
+    try:
+        failure = _run(app, settings, listener)
+    finally:
+        if app.gate.log is not None:
+            app.gate.log.close()
     if failure is not None:
         _refuse(f"cannot run the model: {failure}")
 
@@ -106,6 +124,26 @@ def _listen(host: str, port: int) -> socket.socket:
             os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
         )  # without the address again
         _refuse(f"cannot listen on {host}:{port}: {reason}; choose another with --host and --port")
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _reload(keys: Keys) -> None:
+    from app.security import KeysError
+
+    try:
+        keys.reload()
+    except KeysError as error:
+        log.error("the keys stay as they were: %s", error)
+    else:
+        log.info("%d keys are known now", len(keys))
 
 
 def _run(app: Any, settings: Settings, listener: socket.socket) -> BaseException | None:
@@ -148,7 +186,9 @@ def _run(app: Any, settings: Settings, listener: socket.socket) -> BaseException
         uvicorn.Config(
             app,
             log_config=None,
-            access_log=settings.access_log,
+            access_log=False,
+            # Nobody here asks where a request came from, so nobody need believe what its headers say about that.
+            proxy_headers=False,
             lifespan="on",
             server_header=False,
             timeout_keep_alive=75,

@@ -8,13 +8,24 @@ import pydantic_core
 from fastapi import APIRouter
 from starlette.responses import Response
 
+from app import openapi
+from app.metrics import MEDIA_TYPE, Metrics
 from app.scheduler import Status, UnavailableError
 from app.schemas import ModelReply
 from app.service import Service
 
+#: What even these may answer: a key of their own, too many requests, a defect.
+_KEPT = (401, 405, 429, 500)
+_METRICS_PAGE: openapi.Responses = {200: {"content": {"text/plain": {"schema": {"type": "string"}}}}}
 
-def router(service: Service, problem: dict[int | str, dict[str, Any]]) -> APIRouter:
-    """The routes; `problem` documents the errors."""
+
+def _tells(status: str) -> openapi.Responses:
+    schema = {"type": "object", "properties": {"status": {"const": status}}, "required": ["status"]}
+    return {200: {"content": {"application/json": {"schema": schema, "example": {"status": status}}}}}
+
+
+def router(service: Service, metrics: Metrics | None, problem: dict[int | str, dict[str, Any]]) -> APIRouter:
+    """The routes; without `metrics`, there is no `/metrics`. `problem` documents the errors."""
     routes = APIRouter(tags=["operations"])
     artifact, scheduler = service.artifact, service.scheduler
 
@@ -24,16 +35,24 @@ def router(service: Service, problem: dict[int | str, dict[str, Any]]) -> APIRou
 
     documented: dict[int | str, dict[str, Any]] = {200: {"model": ModelReply}, **problem}
 
-    @routes.get("/livez")
+    @routes.get("/livez", responses=_tells("alive") | openapi.problems(*_KEPT))
     async def livez() -> Response:
         """200 as long as the process answers at all."""
         return Response(b'{"status":"alive"}', media_type="application/json")
 
-    @routes.get("/readyz", responses=problem)
+    @routes.get("/readyz", responses=_tells("ready") | openapi.problems(*_KEPT, 503))
     async def readyz() -> Response:
         """503 until the model is loaded and warm, while it fails, and while the service shuts down."""
         ready()
         return Response(b'{"status":"ready"}', media_type="application/json")
+
+    if metrics is not None:
+        page = metrics.page
+
+        @routes.get("/metrics", responses=_METRICS_PAGE | openapi.problems(*_KEPT))
+        async def show_metrics() -> Response:
+            """What the service counts, for Prometheus."""
+            return Response(page(), media_type=MEDIA_TYPE)
 
     @routes.get("/v1/model", responses=documented)
     async def model() -> Response:

@@ -11,15 +11,19 @@ WEB = Path(__file__).parent.parent / "web"
 
 #: Nothing from elsewhere, no inline scripts: the page shows words that people typed.
 HEADERS = {
-    "content-security-policy": "default-src 'self'",
-    "x-content-type-options": "nosniff",
+    "content-security-policy": (
+        "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; object-src 'none'"
+    ),
     "referrer-policy": "no-referrer",
     "cache-control": "no-cache",
 }
 
 
 def router(directory: Path = WEB) -> APIRouter:
-    """A route for each file that is there; `index.html` is `/` too. No other path reaches the disk."""
+    """A route for each file that is there; `index.html` is `/` too, and `docs.html` is `/docs`.
+
+    No other path reaches the disk.
+    """
     routes = APIRouter(include_in_schema=False)
 
     def add(path: str, file: Path) -> None:
@@ -31,6 +35,7 @@ def router(directory: Path = WEB) -> APIRouter:
     for file in sorted(directory.rglob("*")):
         if file.is_file() and not file.name.startswith((".", "_")):
             add(f"/{file.relative_to(directory).as_posix()}", file)
-    if (directory / "index.html").is_file():
-        add("/", directory / "index.html")
+    for path, name in (("/", "index.html"), ("/docs", "docs.html")):
+        if (directory / name).is_file():
+            add(path, directory / name)
     return routes

@@ -1,0 +1,142 @@
+"""The document at /openapi.json: every route, every answer it may give, and an example of each."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+
+from app.schemas import ProblemReply
+
+Responses = dict[int | str, dict[str, Any]]
+
+_REFERENCE = {"$ref": "#/components/schemas/ProblemReply"}
+
+#: status: when, the rest of its type, an example of its detail, and of its further fields.
+_PROBLEMS: dict[int, tuple[str, str, str, dict[str, Any]]] = {
+    400: ("The body is not JSON, or the request contradicts itself.", "not-json", "EOF while parsing a value", {}),
+    401: ("A key is needed and there is none, or it is not known.", "no-key", "this needs a key", {}),
+    404: ("No such session, or somebody else's.", "no-such-session", "there is no such session", {}),
+    405: ("Another method.", "http", "this path takes POST only", {}),
+    409: (
+        "`position` does not fit, or a state is of another model.",
+        "position-conflict",
+        "the session is at 4, not yet at 7",
+        {"position": 4},
+    ),
+    410: (
+        "The session was here; it has expired, was evicted or deleted.",
+        "session-gone",
+        "the session has expired, was evicted or deleted; open a new one",
+        {},
+    ),
+    413: (
+        "The body is larger, or brings more words, than one request may.",
+        "body-too-large",
+        "the body is larger than 1048576 bytes, the most that is accepted",
+        {"limit": 1048576},
+    ),
+    415: ("The body is of a type that is not taken here.", "unsupported-media-type", "only application/json", {}),
+    422: (
+        "A field is missing, unknown, of the wrong type or out of range; `errors` names it.",
+        "invalid-field",
+        "top_k: Input should be less than or equal to 1000",
+        {"errors": [{"field": "top_k", "message": "Input should be less than or equal to 1000"}]},
+    ),
+    429: (
+        "This key makes too many requests, or has too many sessions.",
+        "too-many-requests",
+        "this key may make 10 requests a second; wait 0.1 seconds",
+        {},
+    ),
+    500: (
+        "A defect. The session is as it was; the id is in the log.",
+        "defect",
+        "a defect of the service; it is in the log as 5f3a9c0b2e00000001, and the session is as it was",
+        {"request_id": "5f3a9c0b2e00000001"},
+    ),
+    503: (
+        "Not now: the model is being loaded, too many requests are being served, or the service is stopping.",
+        "unavailable",
+        "the model is being loaded",
+        {},
+    ),
+}
+
+_HEADERS = {
+    401: {"WWW-Authenticate": "How to show a key."},
+    429: {"Retry-After": "Seconds to wait."},
+    503: {"Retry-After": "Seconds to wait."},
+}
+
+#: (method, path): examples of the body that goes in, and of the one that comes out.
+_EXAMPLES: dict[tuple[str, str], tuple[Any, Any]] = {
+    ("post", "/v1/predict"): (
+        {"text": "The cat sat on the", "top_k": 2},
+        {
+            "session_id": "0kq2b0Xo2o6vP1b9pGqMxfUqZ0w5sY3T",
+            "position": 5,
+            "model": "english@1f3a9c",
+            "expires_at": "2026-01-01T00:30:00Z",
+            "words": [{"word": "the", "start": 0, "end": 3, "known": True}],
+            "predictions": [
+                {"word": "floor", "probability": 0.31, "log_probability": -1.17},
+                {"word": "table", "probability": 0.12, "log_probability": -2.12},
+            ],
+            "prefix_probability": 1.0,
+            "unknown_probability": 0.02,
+        },
+    ),
+    ("post", "/v1/sessions"): ({"text": "The cat sat", "ttl_seconds": 600}, None),
+}
+
+
+def problems(*statuses: int) -> Responses:
+    """The errors of a route, as FastAPI wants them; all of them if none are named."""
+    return {status: _problem(status) for status in statuses or _PROBLEMS}
+
+
+def _problem(status: int) -> dict[str, Any]:
+    when, kind, detail, fields = _PROBLEMS[status]
+    example = {"type": f"urn:nextword:problem:{kind}", "title": "", "status": status, "detail": detail, **fields}
+    response: dict[str, Any] = {
+        "description": when,
+        "content": {"application/problem+json": {"schema": _REFERENCE, "example": example}},
+    }
+    if status in _HEADERS:
+        response["headers"] = {
+            name: {"description": text, "required": True, "schema": {"type": "string"}}
+            for name, text in _HEADERS[status].items()
+        }
+    return response
+
+
+def document(app: FastAPI, *, keyed: bool) -> dict[str, Any]:
+    """The document, made of the routes of `app`. `keyed`: a key has to be shown."""
+    result: dict[str, Any] = get_openapi(
+        title=app.title, version=app.version, description=app.description, routes=app.routes
+    )
+    components = result.setdefault("components", {})
+    components.setdefault("schemas", {})["ProblemReply"] = ProblemReply.model_json_schema()
+    if keyed:
+        components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+    for path, item in result["paths"].items():
+        for method, operation in item.items():
+            if keyed and (path.startswith("/v1") or method not in ("get", "head")):
+                operation["security"] = [{"key": []}]
+            _show(operation, *_EXAMPLES.get((method, path), (None, None)))
+    return result
+
+
+def _show(operation: dict[str, Any], request: Any, reply: Any) -> None:
+    if request is not None:
+        operation["requestBody"]["content"]["application/json"]["example"] = request
+    for status, response in operation["responses"].items():
+        response.setdefault("headers", {})["X-Request-Id"] = {
+            "description": "The id of the request: the client's own if it sent a sane one, else a new one.",
+            "required": True,
+            "schema": {"type": "string"},
+        }
+        if reply is not None and status == "200":
+            response["content"]["application/json"]["example"] = reply
