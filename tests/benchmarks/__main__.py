@@ -22,7 +22,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--model", type=Path, help="a model directory instead of the one that ships")
     parser.add_argument("--data", type=Path, help="agreement: the text to compare on")
     parser.add_argument("--words", type=int, default=50_000, help="agreement: how many words of it (50000)")
-    parser.add_argument("--threads", type=_threads, help="engine: for example 1,2 (default: 1 and all cores)")
+    parser.add_argument(
+        "--threads", type=_threads, help="engine: for example 1,2 (default: 1 and all cores, 4 at most)"
+    )
     parser.add_argument("--sessions", type=int, default=100_000, help="memory: live sessions (100000)")
     parser.add_argument("--million", action="store_true", help="memory: a million live sessions as well; minutes more")
     parser.add_argument("--profile", action="store_true", help="http: where the server's time goes; needs py-spy")
@@ -37,7 +39,7 @@ def _threads(text: str) -> tuple[int, ...]:
 
 def _benchmarks(options: argparse.Namespace, command: str) -> dict[str, Callable[[], str]]:
     cores = len(os.sched_getaffinity(0))
-    threads = options.threads or tuple(sorted({1, cores}))
+    threads = options.threads or tuple(sorted({1, min(cores, 4)}))
 
     def engine() -> str:
         from tests.benchmarks import engine

@@ -38,8 +38,8 @@ Taken = dict[str, dict[int, list[float]]]
 class Effort:
     """How long to measure: rounds, seconds and steps a turn at least."""
 
-    rounds: int = 5
-    seconds: float = 0.12
+    rounds: int = 4
+    seconds: float = 0.1
     steps: int = 2
 
 

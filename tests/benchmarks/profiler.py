@@ -1,4 +1,4 @@
-"""Where the server's time goes under load: py-spy looks at its threads 250 times a second, and counts the one with the lock."""
+"""Where the server's time goes under load: the CPU of its threads, and what py-spy sees 250 times a second."""
 
 from __future__ import annotations
 
@@ -52,18 +52,16 @@ def section(path: Path) -> str:
         if not stacks.exists():
             raise BenchmarkError(f"py-spy gave nothing: {errors.strip()[-300:]}")
         found = shares(stacks.read_text(encoding="utf-8"))
-    threads = [
-        [
-            name,
-            *(f"{1e6 * (used - was) / answer['replies']:,.0f}" for used, was in zip(after[name], seconds, strict=True)),
-        ]
-        for name, seconds in before.items()
-        if name in after and sum(after[name]) > sum(seconds)
-    ]
-    used = report.table(["CPU of each thread, µs a request", "user", "system"], threads)
+    rows = []
+    for name, (user, system) in after.items():
+        user_before, system_before = before.get(name, (0.0, 0.0))
+        costs = [1e6 * (user - user_before) / answer["replies"], 1e6 * (system - system_before) / answer["replies"]]
+        if sum(costs) >= 1:
+            rows.append([name, *(f"{cost:,.0f}" for cost in costs)])
+    threads = report.table(["CPU of each thread, µs a request", "user", "system"], rows)
     return (
-        f"### Where the time goes at {SESSIONS} sessions\n\n{used}\n\nSamples are of Python at work: ONNX Runtime and system "
-        f"calls leave the interpreter's lock to others, and are not among them.\n\n{found}"
+        f"### Where the time goes at {SESSIONS} sessions\n\n{threads}\n\nSamples are of the thread that holds the "
+        f"interpreter's lock: ONNX Runtime leaves it to others while it computes.\n\n{found}"
     )
 
 
@@ -82,8 +80,10 @@ def shares(stacks: str) -> str:
             whole[frame] += seen
     if not total:
         raise BenchmarkError("py-spy saw nothing at work")
+    # The frames that every stack begins with say nothing.
+    within = [(name, seen) for name, seen in whole.most_common() if seen < 0.9 * total]
     head = ["share of the samples", "%"]
     return "\n\n".join(
         report.table([f"{head[0]}, {title}", head[1]], [[f"`{name}`", f"{100 * n / total:.1f}"] for name, n in top])
-        for title, top in (("with what it calls", whole.most_common(ROWS)), ("itself", own.most_common(ROWS)))
+        for title, top in (("with what it calls", within[:ROWS]), ("itself", own.most_common(ROWS)))
     )

@@ -207,8 +207,7 @@ def answers(steps: Steps, vocabulary_size: int) -> Callable[..., Answer]:
     def measure(*, batch: int, seconds: float, least: int) -> Answer:
         words = draw.integers(0, vocabulary_size, (64, batch))
         step = steps(batch)
-        for ids in words[:2]:
-            step(ids)
+        step(words[0])
         taken: list[float] = []
         end = time.perf_counter() + seconds
         while len(taken) < least or time.perf_counter() < end:
