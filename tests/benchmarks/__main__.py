@@ -22,9 +22,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--model", type=Path, help="a model directory instead of the one that ships")
     parser.add_argument("--data", type=Path, help="agreement: the text to compare on")
     parser.add_argument("--words", type=int, default=50_000, help="agreement: how many words of it (50000)")
-    parser.add_argument(
-        "--threads", type=_threads, help="engine: for example 1,2 (default: 1 and all cores, 4 at most)"
-    )
+    parser.add_argument("--threads", type=_threads, help="engine: for example 1,2 (1 and all cores, up to 4)")
     parser.add_argument("--sessions", type=int, default=100_000, help="memory: live sessions (100000)")
     parser.add_argument("--million", action="store_true", help="memory: a million live sessions as well; minutes more")
     parser.add_argument("--profile", action="store_true", help="http: where the server's time goes; needs py-spy")
