@@ -52,7 +52,7 @@ def _benchmarks(options: argparse.Namespace, command: str) -> dict[str, Callable
     def memory() -> str:
         from tests.benchmarks import memory
 
-        counts = [2_000] if options.quick else [options.sessions, *([1_000_000] if options.million else [])]
+        counts = [5_000] if options.quick else [options.sessions, *([1_000_000] if options.million else [])]
         return memory.run(command, model=options.model, counts=counts)
 
     def start() -> str:

@@ -81,7 +81,8 @@ def measure(path: Path, sessions: int) -> Found:
     artifact = Artifact.load(path)
     words = models.common_words(artifact, 1000)
     port = free_port()
-    options = ["--max-sessions", str(sessions), "--session-ttl-seconds", "86400"]
+    # Room for few would be memory that the process has had before, and their growth would not show.
+    options = ["--max-sessions", str(max(sessions, 100_000)), "--session-ttl-seconds", "86400"]
     draw = random.Random(3)
     with Server(nextword(port, path, *options), port) as server:
         server.wait_ready()
@@ -103,10 +104,8 @@ def measure(path: Path, sessions: int) -> Found:
             open_until(sessions)
             opening = time.perf_counter() - began
             resident = server.resident_bytes()
-            # Nobody was evicted to make room: the first session is as live as the last.
-            first = one.ask("/v1/predict", [{"session_id": ids[0], "words": [], "top_k": 0}])[0]
-            if first["position"] != 1:
-                raise BenchmarkError(f"the first session is at {first['position']}, not at 1")
+            # Nobody was evicted to make room: the first session answers as well, or this raises.
+            one.ask("/v1/predict", [{"session_id": ids[0]}])
             full = latencies()
     state_bytes = sum(tensor.size for tensor in _state(artifact)) * 4
     return Found(

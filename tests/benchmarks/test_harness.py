@@ -155,10 +155,15 @@ def test_ratios_of_requests_leave_out_what_is_missing() -> None:
 
 
 def test_shares_of_samples() -> None:
-    stacks = "server;main (app/cli.py:3);run (app/engine.py:10) 30\nmain (app/cli.py:3);run (app/engine.py:12) 10\nidle (x.py:1) 60"
+    stacks = (
+        "server;main (app/cli.py:3);run (app/engine.py:10) 30\n"
+        "server;main (app/cli.py:3);run (app/engine.py:12) 10\n"
+        "server;idle (x.py:1) 60"
+    )
     whole, own = shares(stacks).split("\n\n")
     assert "| `main (app/cli.py)` | 40.0 |" in whole
     assert "| `run (app/engine.py)` | 40.0 |" in own
+    assert "server" not in whole  # every stack begins with it
     assert "main" not in own
 
 
