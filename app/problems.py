@@ -19,7 +19,7 @@ from app.caller import REQUEST_ID
 from app.engine import RuntimeFailedError
 from app.scheduler import UnavailableError
 from app.sessions import NoSuchSessionError, PositionConflictError, SessionGoneError
-from app.stores.base import ConflictError, StoreFullError
+from app.stores.base import ConflictError, ForeignSessionError, StoreAwayError, StoreFullError
 
 log = logging.getLogger("nextword")
 
@@ -121,12 +121,14 @@ def of_exception(error: BaseException, *, retry_after: int) -> Problem:
         headers, fields = {"x-should-retry": "false"}, {"position": error.position}
         return Problem(409, "position-conflict", str(error), headers=headers, fields=fields)
     if isinstance(error, ConflictError):
+    if isinstance(error, ForeignSessionError):
+        return Problem(409, "other-model", str(error), headers={"x-should-retry": "false"})
         return Problem(409, "session-conflict", str(error))
     if isinstance(error, NoSuchSessionError):
         return Problem(404, "no-such-session", str(error))
     if isinstance(error, SessionGoneError):
         return Problem(410, "session-gone", str(error))
-    if isinstance(error, (UnavailableError, StoreFullError, RuntimeFailedError)):
+    if isinstance(error, (UnavailableError, StoreAwayError, StoreFullError, RuntimeFailedError)):
         return Problem(503, "unavailable", str(error), headers={"retry-after": str(retry_after)})
     if isinstance(error, HTTPException):
         return Problem(error.status_code, "http", _http_detail(error), headers=error.headers)

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import queue
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from enum import StrEnum
 from time import perf_counter
 
@@ -76,11 +76,17 @@ class Scheduler:
         self._started: asyncio.Event
         self._quiet: asyncio.Event
         self._thread: threading.Thread
+        self._prepare: Callable[[], Awaitable[None]] | None = None
+        self._preparing: asyncio.Task[None] | None = None
 
     # On the event loop.
 
-    def start(self) -> None:
-        """Begin to load the runtime; `started` waits for the end of that."""
+    def start(self, prepare: Callable[[], Awaitable[None]] | None = None) -> None:
+        """Begin to load the runtime; `started` waits for the end of that.
+
+        `prepare` is done when the states are there, and before any work is taken.
+        """
+        self._prepare = prepare
         self._loop = asyncio.get_running_loop()
         self._started = asyncio.Event()
         self._quiet = asyncio.Event()
@@ -180,8 +186,22 @@ class Scheduler:
                 future.set_result(None)
 
     def _loaded(self, failure: BaseException | None) -> None:
-        self.failure = failure
         self.loaded = failure is None
+        if failure is None and self._prepare is not None:
+            self._preparing = self._loop.create_task(self._ready_when_prepared(self._prepare()))
+        else:
+            self._ready(failure)
+
+    async def _ready_when_prepared(self, preparing: Awaitable[None]) -> None:
+        try:
+            await preparing
+        except Exception as error:
+            self._ready(error)
+        else:
+            self._ready(None)
+
+    def _ready(self, failure: BaseException | None) -> None:
+        self.failure = failure
         if self.status is Status.STARTING:
             self.status = Status.READY if failure is None else Status.FAILED
         self._started.set()

@@ -16,13 +16,14 @@ from typing import NamedTuple
 from app import problems
 from app.caller import OWNER
 from app.engine import Job, Scores
-from app.scheduler import Scheduler
-from app.schemas import OpenRequest, PredictRequest
-from app.sessions import WORDS_KEPT, PositionConflictError, Session, SessionIds
+from app.scheduler import Scheduler, Status, UnavailableError
+from app.schemas import OpenRequest, PredictRequest, WordsRequest
+from app.sessions import WORDS_KEPT, NoSuchSessionError, PositionConflictError, Session, SessionGoneError, SessionIds
 from app.settings import Settings
 from app.states import START
-from app.stores.base import Store
-from app.stores.memory import MemoryStore
+from app.stores.base import ConflictError, StoreAwayError
+from app.stores.choice import choose, copies
+from app.stores.record import Records
 from app.turns import Turns
 from model import decoding
 from model.artifact import Artifact
@@ -38,6 +39,9 @@ INLINE_CHARACTERS = 2_000
 #: remembered with their words.
 REMEMBERED_TEXTS = 1 << 13
 REMEMBERED_CHARACTERS = 32
+
+#: How often a request begins anew when other replicas were faster, before it is answered 503.
+ATTEMPTS = 10
 
 #: How often sessions whose time is over are cleared away. (They are refused from that second on in any case.)
 SWEEP_SECONDS = 1.0
@@ -92,22 +96,26 @@ class Service:
             start_id=artifact.start_id,
             # A request in flight writes a state beside that of its session. Those of clients that have just left are
             # held until the engine lets go of them.
-            slots=settings.max_sessions + 2 * settings.max_queue,
+            slots=copies(settings) + 2 * settings.max_queue,
             max_batch=settings.max_batch,
             max_queue=settings.max_queue,
         )
-        self.store: Store = MemoryStore(
-            capacity=settings.max_sessions, free=self.scheduler.free_state, in_use=self.turns.__contains__
+        self.store, key = choose(
+            settings,
+            Records(self.scheduler, artifact.id),
+            model=artifact.id,
+            free=self.scheduler.free_state,
+            in_use=self.turns.__contains__,
+            clock=clock,
         )
-        key = settings.session_key
-        self._ids = SessionIds(None if key is None else key.get_secret_value().encode())
+        self._ids = SessionIds(key)
         self._encode_short = lru_cache(maxsize=REMEMBERED_TEXTS)(self._encode)
         self._typecode = "H" if len(self.tokenizer) <= 1 << 16 else "I"
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Load, serve, and at the end let the requests in hand finish."""
-        self.scheduler.start()
+        self.scheduler.start(self.store.open)
         sweeper = asyncio.create_task(self._sweep())
         try:
             yield
@@ -118,6 +126,7 @@ class Service:
             if not await self.scheduler.drain(self.settings.drain_seconds):
                 log.warning("%d requests were not finished in time", self.scheduler.in_flight)
             await self.scheduler.stop()
+            await self.store.close()
 
     async def predict(self, request: PredictRequest) -> Answer:
         """Consume the words of a request and find what may come next.
@@ -140,14 +149,24 @@ class Service:
             session = await self._create(job, words.ids, None)
             return Answer(words, session, session.position, job, _asked(job))
         async with self._turn(session_id):
-            session = await self.find(session_id)
-            words = await self._words(request)
-            if session.is_retry(words.ids, request.position):
-                return await self._again(session, words, request)
-            job = self._job(session.state, words.ids, request, 0)
-            await self._run(job)
-            session = await self._move(session, job, words.ids)
-            return Answer(words, session, session.position, job, _asked(job))
+            for _ in range(ATTEMPTS):
+                try:
+                    return await self._go_on(session_id, request)
+                except (ConflictError, PositionConflictError, NoSuchSessionError, SessionGoneError):
+                    # It may be that another replica has moved the session on, and this is about what it was before.
+                    if not await self.store.refresh(session_id):
+                        raise
+            raise UnavailableError("other requests move this session on all the time")
+
+    async def _go_on(self, session_id: str, request: PredictRequest) -> Answer:
+        session = await self._held(session_id)
+        words = await self._words(request)
+        if session.is_retry(words.ids, request.position):
+            return await self._again(session, words, request)
+        job = self._job(session.state, words.ids, request, 0)
+        await self._run(job)
+        session = await self._move(session, job, words.ids)
+        return Answer(words, session, session.position, job, _asked(job))
 
     async def open(self, request: OpenRequest) -> Session:
         """A new session that has consumed the words of the request. Raises as `predict`."""
@@ -157,7 +176,22 @@ class Service:
         return await self._create(job, words.ids, request.ttl_seconds)
 
     async def find(self, session_id: str) -> Session:
-        """The caller's own session. Raises `NoSuchSessionError` or `SessionGoneError`."""
+        """The caller's own session as it is now, for one who has its turn.
+
+        Raises `NoSuchSessionError`, `SessionGoneError` or `StoreAwayError`.
+        """
+        await self.store.refresh(session_id)
+        return await self._held(session_id)
+
+    async def show(self, session_id: str) -> Session:
+        """The same for one who only looks: what its state points at may be another state by now."""
+        if not self.store.shared:
+            return await self._held(session_id)
+        async with self._turn(session_id):
+            return await self.find(session_id)
+
+    async def _held(self, session_id: str) -> Session:
+        """The session as it was when it was last seen here."""
         session = await self.store.load(session_id)
         owner = OWNER.get()
         if session is None or session.owner != owner or session.expires_at <= self.clock():
@@ -177,7 +211,7 @@ class Service:
         encoding = self.tokenizer.encode(text)
         return Words(encoding.ids.tolist(), encoding.starts.tolist(), encoding.ends.tolist())
 
-    async def _words(self, request: PredictRequest | OpenRequest) -> Words:
+    async def _words(self, request: WordsRequest) -> Words:
         limit = self.settings.max_words
         if request.text:
             length = len(request.text)
@@ -283,10 +317,14 @@ class Service:
     async def _sweep(self) -> None:
         while True:
             await asyncio.sleep(SWEEP_SECONDS)
+            if self.scheduler.status is Status.STARTING:
+                continue
             try:
                 while count := await self.store.expire(self.clock()):
                     self.expiries += count
                     await asyncio.sleep(0)  # the requests in between go on
+            except StoreAwayError:
+                continue  # it has said so itself
             except Exception as error:
                 log.exception("clearing away expired sessions failed: %s", error)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 import model
@@ -13,7 +13,7 @@ from model.runtimes import RUNTIMES
 
 ENV_PREFIX = "NEXTWORD_"
 #: Never shown, not even when they are wrong.
-SECRETS = {"session_key", "api_keys"}
+SECRETS = {"session_key", "api_keys", "store"}
 SHIPPED_MODEL = Path(model.__file__).parent / "pretrained" / "english"
 
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -36,6 +36,14 @@ class Settings(BaseSettings):
     threads: int | None = Field(
         default=None, ge=1, le=1024, description="Threads the runtime computes with; by default the runtime decides."
     )
+    store: str = Field(
+        default="memory",
+        description="Where sessions live: memory, sqlite:PATH, or redis://... (rediss://... for TLS) for replicas.",
+    )
+    snapshot: Path | None = Field(
+        default=None,
+        description="File that sessions in memory are written to at a graceful stop and read from at the next start.",
+    )
     max_sessions: int = Field(
         default=100_000,
         ge=1,
@@ -51,7 +59,9 @@ class Settings(BaseSettings):
     session_key: SecretStr | None = Field(
         default=None,
         min_length=16,
-        description="Secret that session ids are signed with; by default a random one, new at every start.",
+        validate_default=True,
+        description="Secret that session ids are signed with; by default a random one, kept with the sessions. "
+        "Replicas that share a store need one to share.",
     )
     max_batch: int = Field(
         default=128, ge=1, le=65_536, description="Sequences that advance together in one step, at most."
@@ -106,6 +116,28 @@ class Settings(BaseSettings):
     cors_origins: str = Field(
         default="", description="Origins whose pages may call the service, with commas in between; * for all."
     )
+
+    @field_validator("store")
+    @classmethod
+    def _known_store(cls, name: str) -> str:
+        kind, _, place = name.partition(":")
+        if name != "memory" and not (kind == "sqlite" and place) and not name.startswith(("redis://", "rediss://")):
+            raise ValueError("choose memory, sqlite:PATH, redis://HOST:PORT or rediss://HOST:PORT")
+        return name
+
+    @field_validator("snapshot")
+    @classmethod
+    def _needed_snapshot(cls, path: Path | None, info: ValidationInfo) -> Path | None:
+        if path is not None and info.data.get("store", "memory") != "memory":
+            raise ValueError("only sessions in memory need one; leave it out, or choose the store memory")
+        return path
+
+    @field_validator("session_key")
+    @classmethod
+    def _shared_key(cls, key: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        if key is None and info.data.get("store", "memory").startswith("redis"):
+            raise ValueError("with a redis store every replica needs the same one; set at least 16 characters")
+        return key
 
     @field_validator("runtime")
     @classmethod

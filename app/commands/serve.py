@@ -45,6 +45,8 @@ def command(
     model: Annotated[Path | None, _option("model")] = None,
     runtime: Annotated[str | None, _option("runtime")] = None,
     threads: Annotated[int | None, _option("threads")] = None,
+    store: Annotated[str | None, _option("store")] = None,
+    snapshot: Annotated[Path | None, _option("snapshot")] = None,
     max_sessions: Annotated[int | None, _option("max_sessions")] = None,
     session_ttl_seconds: Annotated[float | None, _option("session_ttl_seconds")] = None,
     max_session_ttl_seconds: Annotated[float | None, _option("max_session_ttl_seconds")] = None,
@@ -89,12 +91,13 @@ def serve(settings: Settings) -> None:
     from app import logs
     from app.main import create_app
     from app.security import KeysError
+    from app.stores.base import StoreRefusedError
     from model.artifact import ArtifactError
 
     logs.configure(settings.log_format, settings.log_level)
     try:
         app = create_app(settings)
-    except (ArtifactError, KeysError) as error:
+    except (ArtifactError, KeysError, StoreRefusedError) as error:
         _refuse(str(error))
     listener = _listen(settings.host, settings.port)
     if not app.keys.configured and not _is_loopback(settings.host):

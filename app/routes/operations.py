@@ -42,8 +42,10 @@ def router(service: Service, metrics: Metrics | None, problem: dict[int | str, d
 
     @routes.get("/readyz", responses=_tells("ready") | openapi.problems(*_KEPT, 503))
     async def readyz() -> Response:
-        """503 until the model is loaded and warm, while it fails, and while the service shuts down."""
+        """503 until the model is loaded and warm, while it or the store fails, and while the service shuts down."""
         ready()
+        if service.store.away is not None:
+            raise UnavailableError(f"not ready: {service.store.away}")
         return Response(b'{"status":"ready"}', media_type="application/json")
 
     if metrics is not None:

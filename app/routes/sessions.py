@@ -54,7 +54,7 @@ def router(service: Service, body: dict[str, Any], problem: dict[int | str, dict
     async def get_session(session_id: str, request: Request) -> Response:
         """A session as it is now. Looking does not prolong its life."""
         Headers(request.scope["headers"]).match_session(session_id)
-        return reply(await service.find(session_id), 200)
+        return reply(await service.show(session_id), 200)
 
     @routes.delete("/{session_id}", responses=problem, status_code=204)
     async def delete_session(session_id: str, request: Request) -> Response:

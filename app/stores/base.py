@@ -20,6 +20,10 @@ class StoreAwayError(RuntimeError):
     """The store cannot be reached or cannot write now; the client may try again later."""
 
 
+class ForeignSessionError(RuntimeError):
+    """The session was made by another model or another version of the service."""
+
+
 class StoreRefusedError(ValueError):
     """What was named as the store cannot be used; one line that says what is wrong and what to do."""
 
@@ -31,7 +35,9 @@ class Store(Protocol):
     state that it drops.
     """
 
-    evictions: int  # sessions dropped for want of room, so far
+    @property
+    def evictions(self) -> int:
+        """Sessions dropped for want of room, so far."""
 
     @property
     def away(self) -> str | None:

@@ -45,6 +45,23 @@ class MemoryStore:
         """The sessions, the one left alone for longest first."""
         return (Session(*stored) for stored in self._sessions.values())
 
+    @property
+    def away(self) -> str | None:
+        return None
+
+    @property
+    def shared(self) -> bool:
+        return False
+
+    async def open(self) -> None:
+        """Nothing to do."""
+
+    async def close(self) -> None:
+        """Nothing to do."""
+
+    async def refresh(self, session_id: str) -> bool:  # noqa: ARG002 - this is the only copy
+        return False
+
     def owned(self, owner: str) -> int:
         return self._owned.get(owner, 0)
 

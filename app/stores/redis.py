@@ -1,0 +1,260 @@
+"""Sessions in a Redis or Valkey server, so that every replica of the service can go on with every session.
+
+All that the service asks for in one round of its event loop travels as one pipeline: a round trip a request, and less
+than one where requests come together.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import secrets
+import time
+from asyncio import Future
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from redis.asyncio.connection import ConnectionPool
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as LostConnectionError
+from redis.exceptions import NoScriptError, RedisError, ResponseError
+
+from app.sessions import Session
+from app.stores.base import StoreAwayError, StoreRefusedError
+
+log = logging.getLogger("nextword")
+
+#: A server that takes longer to accept a connection or to answer is away.
+TIMEOUT_SECONDS = 2.0
+
+#: How often a server that is away is asked whether it is back.
+PROBE_SECONDS = 0.25
+
+#: So many pipelines may be on their way at once; what comes meanwhile waits for the next one.
+FLIGHTS = 4
+
+PREFIX = b"nextword:session:"
+
+#: A value begins with the revision and a random token of the commit, 8 bytes each.
+REVISION_BYTES = 8
+HEAD_BYTES = 16
+
+# Sets the value if the stored one is of the expected revision ("" if there must be none). A commit that was sent twice
+# because the connection broke finds its own token, and has succeeded.
+COMPARE_AND_SET = """
+local head = redis.call('GETRANGE', KEYS[1], 0, 15)
+if string.sub(head, 1, 8) == ARGV[1] then
+    redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
+    return 1
+end
+if head == string.sub(ARGV[2], 1, 16) then
+    return 1
+end
+return 0
+"""
+
+AWAY = "the session store cannot be reached"
+
+
+@dataclass(slots=True, eq=False)
+class _Order:
+    """A command, and what its reply means to the one who waits for `future`."""
+
+    command: tuple[Any, ...]
+    answer: Callable[[Any], Any]
+    future: Future[Any]
+
+
+class RedisBackend:
+    """A `Backend` in the server at `url` (redis:// or rediss://, with user and password if it wants them).
+
+    `clock` gives seconds since 1970. Sessions expire in the server; how many it may hold is its own setting.
+
+    Raises:
+        StoreRefusedError: the URL cannot be understood. A server that does not answer is no reason: it may come yet.
+    """
+
+    evictions = 0
+    count: int | None = None
+
+    def __init__(self, url: str, *, clock: Callable[[], float] = time.time) -> None:
+        self.away: str | None = AWAY
+        self._clock = clock
+        self._gathered: list[_Order] = []
+        self._scheduled = False
+        self._flights: set[asyncio.Task[None]] = set()
+        self._prober: asyncio.Task[None] | None = None
+        self._lost = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop
+        self._sha = hashlib.sha1(COMPARE_AND_SET.encode(), usedforsecurity=False).hexdigest()
+        try:
+            self._pool: ConnectionPool = ConnectionPool.from_url(
+                url,
+                socket_timeout=None,  # one limit for the whole exchange is set below
+                socket_connect_timeout=TIMEOUT_SECONDS,
+                retry=Retry(NoBackoff(), 0),  # what was sent twice is told apart here
+                protocol=2,
+                client_name="nextword",
+            )
+        except (ValueError, RedisError) as error:
+            raise StoreRefusedError(f"cannot understand the address of the session store: {error}") from None
+
+    def owned(self, owner: str) -> int | None:  # noqa: ARG002 - sessions are on all replicas
+        return None
+
+    async def open(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        await self._ask()
+        self._prober = asyncio.create_task(self._probe())
+
+    async def close(self) -> None:
+        while self._gathered or self._flights:
+            self._depart()
+            await asyncio.wait(self._flights)
+        if self._prober is not None:
+            self._prober.cancel()
+            await asyncio.wait([self._prober])
+        await self._pool.aclose()
+
+    def read(self, session_id: str) -> Future[bytes | None]:
+        return self._order(_content, "GET", _key(session_id))
+
+    def revision(self, session_id: str) -> Future[int | None]:
+        return self._order(_revision, "GETRANGE", _key(session_id), 0, REVISION_BYTES - 1)
+
+    def write(self, session: Session, expected_revision: int | None, content: bytes) -> Future[bool]:
+        expected = b"" if expected_revision is None else _packed(expected_revision)
+        value = _packed(session.revision) + secrets.token_bytes(HEAD_BYTES - REVISION_BYTES) + content
+        milliseconds = max(1, int((session.expires_at - self._clock()) * 1000))
+        return self._order(bool, "EVALSHA", self._sha, 1, _key(session.id), expected, value, milliseconds)
+
+    def remove(self, session_id: str) -> Future[bool]:
+        return self._order(bool, "UNLINK", _key(session_id))
+
+    def expire(self, now: float) -> Future[list[str]]:  # noqa: ARG002 - the server does it
+        nothing: Future[list[str]] = self._loop.create_future()
+        nothing.set_result([])
+        return nothing
+
+    def _order(self, answer: Callable[[Any], Any], *command: Any) -> Future[Any]:
+        order = _Order(command, answer, self._loop.create_future())
+        if self.away is not None:
+            order.future.set_exception(StoreAwayError(self.away))
+            return order.future
+        self._gathered.append(order)
+        if not self._scheduled and len(self._flights) < FLIGHTS:
+            self._scheduled = True
+            self._loop.call_soon(self._depart)
+        return order.future
+
+    def _depart(self) -> None:
+        self._scheduled = False
+        if self._gathered:
+            orders, self._gathered = self._gathered, []
+            flight = self._loop.create_task(self._fly(orders))
+            self._flights.add(flight)
+            flight.add_done_callback(self._landed)
+
+    def _landed(self, flight: asyncio.Task[None]) -> None:
+        self._flights.discard(flight)
+        if self._gathered and not self._scheduled:
+            self._depart()
+
+    async def _fly(self, orders: Sequence[_Order]) -> None:
+        try:
+            replies = await self._exchange([order.command for order in orders])
+            forgotten = [index for index, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
+            if forgotten:  # the server was restarted, or is another one now
+                again = [("EVAL", COMPARE_AND_SET, *orders[index].command[2:]) for index in forgotten]
+                for index, reply in zip(forgotten, await self._exchange(again), strict=True):
+                    replies[index] = reply
+        except BaseException as error:
+            self._lose(error)
+            for order in orders:
+                if not order.future.done():
+                    order.future.set_exception(StoreAwayError(AWAY))
+            return
+        for order, reply in zip(orders, replies, strict=True):
+            if order.future.done():
+                continue
+            if isinstance(reply, ResponseError):
+                # Out of memory, a replica that may not write, no permission: nothing was changed.
+                log.error("the session store refused %s: %s", order.command[0], reply)
+                order.future.set_exception(StoreAwayError("the session store does not take what it is given now"))
+            else:
+                order.future.set_result(order.answer(reply))
+
+    async def _exchange(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """The replies; errors that concern one command only are among them. Raises when the connection is of no use."""
+        async with asyncio.timeout(TIMEOUT_SECONDS):
+            try:
+                return await self._send(commands)
+            except LostConnectionError:
+                # A server that was restarted has closed all connections, and only using one shows it. Sending all of
+                # this twice does no harm.
+                await self._pool.disconnect(inuse_connections=False)
+                return await self._send(commands)
+
+    async def _send(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+        connection = await self._pool.get_connection()  # type: ignore[no-untyped-call]
+        try:
+            await connection.send_packed_command(connection.pack_commands(commands))
+            replies: list[Any] = []
+            for _ in commands:
+                try:
+                    replies.append(await connection.read_response(disable_decoding=True))
+                except ResponseError as error:
+                    replies.append(error)
+                except BaseException:
+                    # What is still to come must not be read as the answer to something else.
+                    await connection.disconnect(nowait=True)
+                    raise
+            return replies
+        finally:
+            await self._pool.release(connection)
+
+    def _lose(self, error: BaseException) -> None:
+        if self.away is None:
+            log.error("the session store is away: %s", str(error) or type(error).__name__)
+        self.away = AWAY
+        self._lost.set()
+
+    async def _probe(self) -> None:
+        while True:
+            await self._lost.wait()
+            await self._ask()
+            if self.away is not None:
+                await asyncio.sleep(PROBE_SECONDS)
+
+    async def _ask(self) -> None:
+        try:
+            (reply,) = await self._exchange([("PING",)])
+        except (RedisError, OSError) as error:
+            self._lose(error)
+            return
+        if isinstance(reply, ResponseError):
+            self._lose(reply)
+            return
+        if self._lost.is_set():
+            log.warning("the session store is there again")
+        self._lost.clear()
+        self.away = None
+
+
+def _key(session_id: str) -> bytes:
+    return PREFIX + session_id.encode("utf-8", "surrogatepass")
+
+
+def _packed(revision: int) -> bytes:
+    return revision.to_bytes(REVISION_BYTES, "big")
+
+
+def _content(value: bytes | None) -> bytes | None:
+    return None if value is None else value[HEAD_BYTES:]
+
+
+def _revision(head: bytes) -> int | None:
+    return int.from_bytes(head, "big") if head else None
