@@ -120,9 +120,9 @@ def of_exception(error: BaseException, *, retry_after: int) -> Problem:
         # Clients that retry a 409 by themselves are told that this one cannot be mended so.
         headers, fields = {"x-should-retry": "false"}, {"position": error.position}
         return Problem(409, "position-conflict", str(error), headers=headers, fields=fields)
-    if isinstance(error, ConflictError):
     if isinstance(error, ForeignSessionError):
         return Problem(409, "other-model", str(error), headers={"x-should-retry": "false"})
+    if isinstance(error, ConflictError):
         return Problem(409, "session-conflict", str(error))
     if isinstance(error, NoSuchSessionError):
         return Problem(404, "no-such-session", str(error))
