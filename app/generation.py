@@ -7,6 +7,8 @@ import hashlib
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import NamedTuple
 
 from app.engine import Job, Scores
 from app.requests import ClientLeftError
@@ -16,9 +18,6 @@ from app.speech import Said, Speech
 from app.states import START
 from model import decoding
 from model.decoding import Sampling
-
-#: Who hears words as they are said, to pass them on. What it has returned from was sent.
-Tell = Callable[[Session, Sequence[Said]], Awaitable[None]]
 
 _SEED_BYTES = 8
 _NAN = float("nan")
@@ -36,15 +35,29 @@ class Order:
     echo: bool = False  # score the words given, too
 
 
+class Opening(NamedTuple):
+    """Where the words that are said begin: so many words, the last of which are `words`, were consumed before.
+
+    scores: those of the words given, if they were asked for; they are there as soon as a word is said.
+    """
+
+    session_id: str | None
+    position: int
+    words: Sequence[int]
+    scores: Scores | None
+
+
+#: Hears each word as it is said, and passes it on. What it has returned from was sent.
+Tell = Callable[[Opening, Said], Awaitable[None]]
+
+
 @dataclass(frozen=True, slots=True)
 class Generated:
-    """What was said after `given`, the ids of the words of the request. `scores` are those of `given`, if asked for."""
+    """What was said, and whether a stop sequence came up."""
 
-    given: Sequence[int]
+    opening: Opening
     said: Sequence[Said]
     stopped: bool
-    scores: Scores | None = None
-    session: Session | None = None
 
     @property
     def finish_reason(self) -> str:
@@ -85,46 +98,34 @@ async def alone(
     ids: Sequence[int],
     order: Order,
     numbers: Sequence[int],
-    source: int = START,
-    tell: Callable[[int, Sequence[Said]], Awaitable[None]] | None = None,
+    tell: Callable[[int, Opening, Said], Awaitable[None]] | None = None,
 ) -> list[Generated]:
     """Several continuations of the same words, without a session; `numbers` tell them apart, to a seed too.
 
-    The words are consumed once, from the state `source`. Raises as `Service.predict`.
+    The words are consumed once. Raises as `Service.predict`.
     """
     scored = 0 if order.echo and order.tops is not None else None
-    given = Job(ids, source, START, 0, score_from=scored, score_tops=order.tops or 0)
+    given = Job(ids, START, START, 0, score_from=scored, score_tops=order.tops or 0)
     seed = secrets.randbits(64) if order.seed is None else order.seed
     speeches = [_speech([], order, decoding.branch(seed, number), ()) for number in numbers]
-    scores = given.scores if scored is not None else None
+    opening = Opening(None, len(ids), ids, None if scored is None else given.scores)
     if ids:
         await service._run(given)
     try:
         async with asyncio.TaskGroup() as group:
             for number, speech in zip(numbers, speeches, strict=True):
-                after = given.slot if ids else source
-                group.create_task(_one(service, after, speech, number, tell))
+                hear = None if tell is None else partial(tell, number, opening)
+                group.create_task(_one(service, given.slot, speech, hear))
     except* Exception as errors:
         raise errors.exceptions[0] from None
     finally:
         service.scheduler.free_state(given.slot)
-    return [Generated(ids, speech.said[: speech.ready], speech.stopped, scores) for speech in speeches]
+    return [Generated(opening, speech.said[: speech.ready], speech.stopped) for speech in speeches]
 
 
-async def _one(
-    service: Service,
-    source: int,
-    speech: Speech,
-    number: int,
-    tell: Callable[[int, Sequence[Said]], Awaitable[None]] | None,
-) -> None:
+async def _one(service: Service, source: int, speech: Speech, hear: Callable[[Said], Awaitable[None]] | None) -> None:
     job = Job(speech.ids, source, START, 0, speech=speech)
-
-    async def pass_on(words: Sequence[Said]) -> None:
-        if tell is not None:
-            await tell(number, words)
-
-    await _Speaking(service, job, speech).run(None if tell is None else pass_on)
+    await _Speaking(service, job, speech).run(hear)
     service.scheduler.free_state(job.slot)
 
 
@@ -141,53 +142,63 @@ async def _go_on(
         speech = _speech([], order, seed, earlier)
     scored = 0 if order.echo and order.tops is not None else None
     job = Job(speech.ids, session.state, START, 0, score_from=scored, score_tops=order.tops or 0, speech=speech)
-    given = len(speech.ids)
-    before = len(speech.said)
-    session_mark = (seed % (1 << 64)).to_bytes(_SEED_BYTES, "big") + mark
-
-    async def pass_on(words: Sequence[Said]) -> None:
-        if tell is not None:
-            await tell(session, words)
-
+    given, before = len(speech.ids), len(speech.said)
+    words = session.words
+    opening = Opening(
+        session.id,
+        session.position + given - before,
+        [*words[: len(words) - before], *speech.ids],
+        None if scored is None else job.scores,
+    )
     speaking = _Speaking(service, job, speech)
+    move = partial(_move, service, session, speech, (given, before), (seed % (1 << 64)).to_bytes(_SEED_BYTES) + mark)
     try:
-        await speaking.run(None if tell is None else pass_on)
+        await speaking.run(None if tell is None else partial(tell, opening))
     except (asyncio.CancelledError, ClientLeftError):
         if speaking.told > before:
-            consumed = [*speech.ids[:given], *(said.id for said in speech.said[before : speaking.told])]
-            await _stand(service, session, await _consumed(service, session, consumed), consumed, session_mark)
+            await move(None, speaking.told)
         raise
-    consumed = [*speech.ids[:given], *(said.id for said in speech.said[before : speech.ready])]
-    if len(consumed) < len(speech.ids):
-        # What began a stop sequence was consumed, and is not part of the answer.
-        service.scheduler.free_state(job.slot)
-        job = await _consumed(service, session, consumed)
-    moved = await _stand(service, session, job, consumed, session_mark)
-    scores = job.scores if scored is not None else None
-    return Generated(ids, speech.said[: speech.ready], speech.stopped, scores, moved)
+    if speaking.told > before:
+        # The client has all words: that it leaves now changes nothing any more.
+        moving = asyncio.create_task(move(job, speech.ready))
+        try:
+            await asyncio.shield(moving)
+        except asyncio.CancelledError:
+            await asyncio.wait([moving])
+            raise
+    else:
+        await move(job, speech.ready)
+    return Generated(opening, speech.said[: speech.ready], speech.stopped)
+
+
+async def _move(
+    service: Service,
+    session: Session,
+    speech: Speech,
+    first: tuple[int, int],
+    mark: bytes,
+    job: Job | None,
+    count: int,
+) -> None:
+    """Have the session stand after the first `count` words said. `job` has consumed the whole speech, if it is there;
+    `first` are how many words it was given, and how many of those said had been consumed before."""
+    given, before = first
+    ids = [*speech.ids[:given], *(said.id for said in speech.said[before:count])]
+    if job is None or len(ids) != len(speech.ids) or not ids:
+        # More was consumed than was sent: what began a stop sequence, or what the client did not wait for. The state
+        # is a function of the words, so it can be had again.
+        if job is not None:
+            service.scheduler.free_state(job.slot)
+        job = Job(ids, session.state, START, 0)
+        if ids:
+            await service._run(job)
+    moved = session.after(job.slot if ids else session.state, ids, service.clock(), None)
+    await service._commit(replace(moved, generated=mark), session.revision, job)
 
 
 def _speech(ids: list[int], order: Order, seed: int, earlier: Sequence[int]) -> Speech:
     said = [Said(id, _NAN, [], []) for id in earlier]
     return Speech(ids, order.max_words, order.sampling, seed, order.stop, order.tops or 0, said)
-
-
-async def _consumed(service: Service, session: Session, ids: Sequence[int]) -> Job:
-    job = Job(ids, session.state, START, 0)
-    if ids:
-        await service._run(job)
-    return job
-
-
-async def _stand(service: Service, session: Session, job: Job, ids: Sequence[int], mark: bytes) -> Session:
-    """The session where the job has gone with `ids`."""
-    if not ids:
-        service.scheduler.free_state(job.slot)
-        job.slot = START
-    moved = session.after(job.slot if ids else session.state, ids, service.clock(), None)
-    moved = replace(moved, generated=mark)
-    await service._commit(moved, session.revision, job)
-    return moved
 
 
 def _mark(position: int | None, ids: Sequence[int], order: Order) -> bytes:
@@ -227,7 +238,7 @@ class _Speaking:
         self._speech = speech
         self.told = 0
 
-    async def run(self, tell: Callable[[Sequence[Said]], Awaitable[None]] | None) -> None:
+    async def run(self, tell: Callable[[Said], Awaitable[None]] | None) -> None:
         """When this returns, the job's slot is the caller's; when it raises, it is free again. Raises what `tell`
         raises, too."""
         job, speech, scheduler = self._job, self._speech, self._service.scheduler
@@ -246,10 +257,9 @@ class _Speaking:
                 await heard.wait()
                 heard.clear()
                 over = running.done()
-                words = speech.said[self.told : speech.ready]
-                if words:
-                    await tell(words)
-                    self.told += len(words)
+                while self.told < speech.ready:
+                    await tell(speech.said[self.told])
+                    self.told += 1
             await running
         except BaseException:
             if not running.done():

@@ -21,7 +21,7 @@ from app import openapi
 from app.gate import Gate
 from app.metrics import Metrics
 from app.problems import ProblemMiddleware, answer_http_exception
-from app.routes import operations, page, sessions
+from app.routes import generate, openai, operations, page, score, sessions, tokenizer
 from app.routes.predict import Predict
 from app.schemas import OpenRequest, PredictReply, PredictRequest
 from app.security import Guard, Keys
@@ -103,6 +103,8 @@ def create_app(
 
     app.router.routes.insert(0, _predict_route(app.predict))
     app.include_router(sessions.router(service, _body(OpenRequest), _PROBLEMS))
+    for resource in (generate, score, openai, tokenizer):
+        app.include_router(resource.router(service, _PROBLEMS))
     metrics = None if settings.metrics == "off" else Metrics(service, app.gate)
     app.include_router(operations.router(service, metrics, _PROBLEMS))
     app.include_router(page.router())

@@ -66,6 +66,7 @@ class Problem(Exception):  # noqa: N818 - RFC 9457 calls it so
             "title": _TITLES.get(self.status, "Error"),
             "status": self.status,
             "detail": self.detail,
+            "message": self.detail,  # once more, where OpenAI's clients look for it
             **self.fields,
         }
         return Response(pydantic_core.to_json(body), self.status, self.headers, MEDIA_TYPE)

@@ -3,17 +3,32 @@ same shape (`app.replies`), because making and dumping models would cost more th
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic.config import JsonDict
 
 MAX_TOP_K = 1000
+MAX_GENERATED = 1000
+MAX_TEMPERATURE = 100.0
+MAX_STOPS = 64
+MAX_TEXTS = 1000
 
 Word = Annotated[str, Field(min_length=1)]
 
 
-class _Request(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
+def _never(*together: JsonDict) -> JsonDict:
+    """What the validators below refuse, for the JSON Schema: fields that have these values at the same time."""
+    return {"allOf": [{"not": {"required": list(fields), "properties": fields}} for fields in together]}
+
+
+_TEXT_AND_WORDS: JsonDict = {"text": {"type": "string"}, "words": {"type": "array"}}
+
+
+class WordsRequest(BaseModel):
+    """Words, as text or one by one."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra=_never(_TEXT_AND_WORDS))
 
     text: str | None = Field(default=None, description="Tokenised as the model's training text was, then consumed.")
     words: list[Word] | None = Field(
@@ -21,14 +36,18 @@ class _Request(BaseModel):
     )
 
     @model_validator(mode="after")
-    def _text_or_words(self) -> _Request:
+    def _text_or_words(self) -> WordsRequest:
         if self.text is not None and self.words is not None:
             raise ValueError("`text` and `words` cannot be given together")
         return self
 
 
-class PredictRequest(_Request):
+class PredictRequest(WordsRequest):
     """Consume words, then say what may come next."""
+
+    model_config = ConfigDict(
+        json_schema_extra=_never(_TEXT_AND_WORDS, {"keep": {"const": False}, "session_id": {"type": "string"}})
+    )
 
     session_id: str | None = Field(default=None, min_length=1, max_length=128, description="Continue this session.")
     position: int | None = Field(
@@ -50,7 +69,7 @@ class PredictRequest(_Request):
         return self
 
 
-class OpenRequest(_Request):
+class OpenRequest(WordsRequest):
     """Open a session, and consume words if there are any."""
 
     ttl_seconds: float | None = Field(
@@ -59,6 +78,68 @@ class OpenRequest(_Request):
         allow_inf_nan=False,
         description="Forgotten when not used for so long; by default as configured.",
     )
+
+
+class GenerateRequest(WordsRequest):
+    """Consume words, then go on: each word that is generated is consumed, too."""
+
+    session_id: str | None = Field(default=None, min_length=1, max_length=128, description="Continue this session.")
+    position: int | None = Field(
+        default=None,
+        ge=0,
+        le=2**53,
+        description="How many words the session is believed to have consumed: makes retries safe. The session's last "
+        "request once more, word for word, is answered with the same words; what a broken stream lacked is added.",
+    )
+    max_words: int = Field(default=20, ge=0, le=MAX_GENERATED, description="How many words to generate, at most.")
+    temperature: float = Field(
+        default=1.0,
+        ge=0,
+        le=MAX_TEMPERATURE,
+        allow_inf_nan=False,
+        description="Below 1 likely words become likelier, above 1 less so; 0 always takes the likeliest.",
+    )
+    top_k: int | None = Field(default=None, ge=1, le=2**53, description="Only the so many likeliest words.")
+    top_p: float | None = Field(
+        default=None, gt=0, le=1, description="Only the likeliest words that together are so probable."
+    )
+    seed: int | None = Field(default=None, ge=-(2**63), lt=2**63, description="The same one gives the same words.")
+    stop: list[Word] | None = Field(
+        default=None,
+        max_length=MAX_STOPS,
+        description="Words to stop before: they are neither in the reply nor consumed. <eos>, the end of a line, is a "
+        "word like others.",
+    )
+    stream: bool = Field(default=False, description="One server-sent event a word, and `done` at last.")
+
+
+class ScoreRequest(BaseModel):
+    """Say how likely texts are, word by word. Each is scored by itself; no session is touched."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        json_schema_extra={
+            "oneOf": [
+                {"required": ["text"], "properties": {"text": {"type": "string"}}},
+                {"required": ["texts"], "properties": {"texts": {"type": "array"}}},
+            ]
+        },
+    )
+
+    text: str | None = Field(default=None, description="One text.")
+    texts: list[str] | None = Field(
+        default=None, min_length=1, max_length=MAX_TEXTS, description="Several; not together with `text`."
+    )
+    top_k: int = Field(
+        default=0, ge=0, le=MAX_TOP_K, description="How many predictions to name beside each word, <unk> among them."
+    )
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> ScoreRequest:
+        if (self.text is None) == (self.texts is None):
+            raise ValueError("give one of `text` and `texts`")
+        return self
 
 
 class ConsumedWord(BaseModel):
@@ -100,6 +181,53 @@ class PredictReply(BaseModel):
     prefix_probability: float
     unknown_probability: float
     entropy_bits: float = 0.0
+
+
+class GenerateReply(BaseModel):
+    """What was generated. `position` is that of the session after it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    session_id: str
+    position: int
+    text: str = Field(description="The words as text that goes on from what was there: a blank may come first.")
+    words: list[str]
+    finish_reason: Literal["stop", "length"]
+
+
+class ScoredWord(BaseModel):
+    """A word of a text, and how likely it was there. `predictions` are there with `top_k`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    word: str
+    start: int
+    end: int
+    known: bool
+    log_probability: float
+    probability: float
+    rank: int
+    surprisal_bits: float
+    predictions: list[Prediction] = []
+
+
+class TextScore(BaseModel):
+    """A text; `perplexity` is null if there is no word in it, or if it is beyond all bounds."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    words: list[ScoredWord]
+    total_log_probability: float
+    perplexity: float | None
+
+
+class ScoreReply(BaseModel):
+    """A result for each text."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    model: str
+    results: list[TextScore]
 
 
 class SessionReply(BaseModel):
