@@ -13,6 +13,9 @@ from app.service import Answer, Service
 from app.sessions import Session
 from model import decoding
 
+#: How many of its last words a session shows.
+SHOWN_WORDS = 256
+
 
 @lru_cache(maxsize=1024)
 def _iso(second: int) -> str:
@@ -82,6 +85,6 @@ def session(service: Service, session: Session) -> bytes:
             "created_at": timestamp(session.created_at),
             "expires_at": timestamp(session.expires_at),
             "state_bytes": service.scheduler.states.bytes_each,
-            "words": [vocabulary[id] for id in session.words],
+            "words": [vocabulary[id] for id in session.last_words(SHOWN_WORDS)],
         }
     )

@@ -8,18 +8,26 @@ import os
 from array import array
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-#: How many of its last words a session keeps: for retries, and to show.
-WORDS_KEPT = 256
+#: How many of its last words a session keeps by default: to go back to, and for retries.
+WORDS_KEPT = 16_384
+#: Length of `Session.family`.
+FAMILY_BYTES = 16
+#: A request with more words than these is not told its scores again when it is repeated, unless they are had anew.
+SCORES_KEPT = 256
 
 
 class PositionConflictError(ValueError):
-    """What the client believes was consumed is not what was."""
+    """What the client believes was consumed is not what was, or it asks for a position that cannot be had.
 
-    def __init__(self, message: str, position: int) -> None:
+    `position` is where the session stands; `earliest` the first position it can go back to, where that matters.
+    """
+
+    def __init__(self, message: str, position: int, earliest: int | None = None) -> None:
         super().__init__(message)
         self.position = position
+        self.earliest = earliest
 
 
 class NoSuchSessionError(LookupError):
@@ -34,8 +42,11 @@ class SessionGoneError(LookupError):
 class Session:
     """A value: going on makes another one (`after`).
 
-    `state` is the slot of the state after all words; `recent` are the ids of the last `WORDS_KEPT` of them at most, as
-    the bytes of an array of `typecode`. Times are seconds since 1970.
+    `state` is the slot of the state after all words; `recent` are the ids of the last words, all of them up to a bound,
+    as the bytes of an array of `typecode`. Times are seconds since 1970.
+
+    A state is a function of the words before it, so an earlier one need not be kept to be had again. Only when the
+    first words are forgotten something has to stand in for them: `marks`, positions and the bytes of the states there.
     """
 
     id: str
@@ -51,19 +62,43 @@ class Session:
     scores: tuple[array[float], array[int]] | None = None  # of the last request's words, if asked for
     owner: str = ""  # whose key opened it; "" where there are no keys
     generated: bytes = b""  # the mark of the request that the last words were generated for, if they were
+    marks: tuple[tuple[int, bytes], ...] = ()
+    #: What those have in common whose states were computed here from the same beginning, a session and its forks. Words
+    #: that are forgotten become part of it: so it tells apart all that may have come before the words known.
+    family: bytes = b""
 
     def after(
-        self, state: int, ids: Sequence[int], now: float, scores: tuple[array[float], array[int]] | None
+        self,
+        state: int,
+        ids: Sequence[int],
+        now: float,
+        scores: tuple[array[float], array[int]] | None,
+        *,
+        keep: int = WORDS_KEPT,
+        mark: bytes = b"",
     ) -> Session:
-        """This session when it has consumed `ids` and stands at `state`."""
-        recent = self.recent
+        """This session when it has consumed `ids` and stands at `state`; at most `keep` words stay known.
+
+        `mark` are the bytes of the state that it stands at before, where `wants_mark` says so.
+        """
+        recent, marks, family = self.recent, self.marks, self.family
+        position = self.position + len(ids)
         if ids:
-            added = array(self.typecode, ids[-WORDS_KEPT:])
-            recent = (recent + added.tobytes())[-WORDS_KEPT * added.itemsize :]
+            recent += array(self.typecode, ids).tobytes()
+            if mark:
+                marks = (*marks, (self.position, mark))
+            least = position - keep
+            if self.first < least:
+                # Where there is a mark the words after it can still be gone back to.
+                first = next((at for at, _ in marks if at >= least), least)
+                dropped = (first - self.first) * self.width
+                family = hashlib.blake2b(recent[:dropped], digest_size=FAMILY_BYTES, key=family).digest()
+                recent = recent[dropped:]
+                marks = tuple(item for item in marks if item[0] >= first)
         return Session(
             self.id,
             state,
-            self.position + len(ids),
+            position,
             self.revision + 1,
             self.typecode,
             recent,
@@ -73,12 +108,67 @@ class Session:
             self.long_lived,
             scores,
             self.owner,
+            marks=marks,
+            family=family,
         )
+
+    def back_at(self, position: int, state: int, now: float) -> Session:
+        """This session as if nothing after `position` had been consumed; `state` is the state there.
+
+        `position` is between `earliest` and the session's own.
+        """
+        here = position == self.position
+        return replace(
+            self,
+            state=state,
+            position=position,
+            revision=self.revision + 1,
+            recent=self.recent[: (position - self.first) * self.width],
+            expires_at=now + self.ttl,
+            scores=self.scores if here else None,
+            generated=self.generated if here else b"",
+            marks=tuple(mark for mark in self.marks if mark[0] <= position),
+        )
+
+    def wants_mark(self, count: int, keep: int) -> bool:
+        """Whether the state it stands at should be marked before `count` words more are consumed.
+
+        There is a mark in each half of the words known, or as near to that as requests come, so that half of them can
+        still be gone back to when others are forgotten.
+        """
+        last = self.marks[-1][0] if self.marks else 0
+        return self.position > last and self.position + count - last > keep // 2
+
+    @property
+    def width(self) -> int:
+        """Bytes a word."""
+        return 2 if self.typecode == "H" else 4
 
     @property
     def words(self) -> array[int]:
         """The ids of the last words."""
         return array(self.typecode, self.recent)
+
+    @property
+    def first(self) -> int:
+        """The position of the first word known."""
+        return self.position - len(self.recent) // self.width
+
+    @property
+    def earliest(self) -> int:
+        """The first position that it can go back to."""
+        if not self.first:
+            return 0
+        return self.marks[0][0] if self.marks else self.position
+
+    def last_words(self, count: int) -> array[int]:
+        """The ids of the last `count` words, or of as many as are known."""
+        return array(self.typecode, self.recent[-count * self.width :] if count else b"")
+
+    def words_between(self, start: int, end: int) -> array[int]:
+        """The ids of the words from `start` to `end`, positions of words that are known."""
+        first = self.first
+        return array(self.typecode, self.recent[(start - first) * self.width : (end - first) * self.width])
 
     def is_retry(self, ids: Sequence[int], position: int | None) -> bool:
         """Whether these words, said to begin at `position`, are the ones consumed last: then they must not count again.
@@ -89,15 +179,14 @@ class Session:
             return False
         if position > self.position:
             raise PositionConflictError(f"the session is at {self.position}, not yet at {position}", self.position)
-        count = self.position - position
-        words = self.words
-        if count > len(words):
+        if position < self.first:
             raise PositionConflictError(
-                f"the session is at {self.position} and keeps its last {len(words)} words only, "
+                f"the session is at {self.position} and keeps its last {self.position - self.first} words only, "
                 f"so it cannot tell whether this request repeats what came after {position}",
                 self.position,
             )
-        if count != len(ids) or words[-count:] != array(self.typecode, ids):
+        count = self.position - position
+        if count != len(ids) or self.last_words(count) != array(self.typecode, ids):
             raise PositionConflictError(
                 f"the session is at {self.position}, and consumed other words after {position}", self.position
             )

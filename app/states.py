@@ -34,6 +34,7 @@ class States:
         self._capacity = capacity
         self._fresh = START + 1
         self._free: list[int] = []
+        self._shared: dict[int, int] = {}  # how many point at a slot beside the first
 
     @property
     def bytes_each(self) -> int:
@@ -55,10 +56,36 @@ class States:
         self._fresh += 1
         return slot
 
-    def free(self, slot: int) -> None:
-        """Take a slot back; START is nobody's to give back."""
+    def share(self, slot: int) -> int:
+        """One more points at this slot, and will `free` it; returns the slot."""
         if slot != START:
+            self._shared[slot] = self._shared.get(slot, 0) + 1
+        return slot
+
+    def free(self, slot: int) -> None:
+        """One less points at this slot; the last one gives it back. START is nobody's to give back."""
+        if slot == START:
+            return
+        others = self._shared.get(slot)
+        if others is None:
             self._free.append(slot)
+        elif others == 1:
+            del self._shared[slot]
+        else:
+            self._shared[slot] = others - 1
+
+    def pack(self, slot: int) -> bytes:
+        """The state in this slot: its tensors one after the other, float32, little-endian."""
+        return b"".join(slab[slot].astype("<f4", copy=False).tobytes() for slab in self._slabs)
+
+    def unpack(self, slot: int, content: bytes) -> None:
+        """Put what `pack` gave into a slot that was taken for it. Raises ValueError when the size is another one."""
+        values = np.frombuffer(content, dtype="<f4")
+        ends = np.cumsum([slab.shape[1] for slab in self._slabs])
+        if len(values) != ends[-1]:
+            raise ValueError(f"{len(content)} bytes are no state, which has {self.bytes_each}")
+        for slab, part in zip(self._slabs, np.split(values, ends[:-1]), strict=True):
+            slab[slot] = part
 
     def clear(self, slots: Sequence[int]) -> None:
         """Zero these slots, so that nothing of the sequence that was there before can be read."""
