@@ -10,10 +10,12 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic.config import JsonDict, JsonValue
 
 from app.engine import Scores
+from app.openapi import WORD_ID
 from app.running_text import RunningText
-from app.schemas import MAX_GENERATED, MAX_TEMPERATURE
+from app.schemas import EXACT, MAX_GENERATED, MAX_TEMPERATURE
 from app.speech import Said
 from model.tokenizer import Tokenizer
 
@@ -22,16 +24,58 @@ MAX_CHOICES = 16
 MAX_LOGPROBS = 20
 MAX_STOPS = 16
 
-Id = Annotated[int, Field(ge=0, le=2**53)]
+Id = Annotated[int, Field(ge=0, le=2**53, json_schema_extra={WORD_ID: True})]
 Prompt = str | Annotated[list[Id], Field(min_length=1)]
 Prompts = Prompt | Annotated[list[Prompt], Field(min_length=1, max_length=MAX_PROMPTS)]
 Stop = Annotated[str, Field(min_length=1, max_length=1000)]
 
 
+#: `best_of` is `n`, or left out.
+_BEST_OF_ALL: list[JsonValue] = [
+    {"properties": {"best_of": {"const": n}, "n": {"const": n}}, "required": ["n"]} for n in range(2, MAX_CHOICES + 1)
+]
+
+#: What `CompletionRequest._possible` asks for, in the words of JSON Schema.
+_POSSIBLE: JsonDict = {
+    "allOf": [
+        {
+            "anyOf": [
+                {"properties": {"best_of": {"type": "null"}}},
+                {"properties": {"best_of": {"const": 1}, "n": {"enum": [1, None]}}},
+                *_BEST_OF_ALL,
+            ]
+        },
+        {
+            "anyOf": [
+                {"properties": {"session_id": {"type": "null"}}},
+                {
+                    "properties": {
+                        "n": {"enum": [1, None]},
+                        "prompt": {
+                            "anyOf": [
+                                {"type": "string"},
+                                {"type": "array", "maxItems": 1},
+                                {"type": "array", "items": {"type": "integer"}},
+                            ]
+                        },
+                    }
+                },
+            ]
+        },
+        {
+            "anyOf": [
+                {"properties": {"position": {"type": "null"}}},
+                {"properties": {"session_id": {"type": "string"}}, "required": ["session_id"]},
+            ]
+        },
+    ]
+}
+
+
 class CompletionRequest(BaseModel):
     """What OpenAI's clients send; `session_id` and `position` are this service's own."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra=_POSSIBLE)
 
     model: str = Field(default="", max_length=256, description="One that /v1/models names, or left out.")
     prompt: Prompts = Field(
@@ -51,7 +95,7 @@ class CompletionRequest(BaseModel):
         default=None,
         description='Texts that end a completion and are no part of it, by their words; "\\n" is the end of a line.',
     )
-    seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
+    seed: int | None = Field(default=None, ge=-(2**63), lt=2**63, json_schema_extra=EXACT)
     stream: bool | None = False
     stream_options: dict[Literal["include_usage"], bool] | None = None
     user: str | None = Field(default=None, max_length=1000, description="Not looked at.")

@@ -108,7 +108,7 @@ def create_app(
     metrics = None if settings.metrics == "off" else Metrics(service, app.gate)
     app.include_router(operations.router(service, metrics, _PROBLEMS))
     app.include_router(page.router())
-    app.openapi = lambda: openapi.document(app, keyed=keys.configured)  # type: ignore[method-assign]
+    app.openapi = lambda: openapi.document(app, keyed=keys.configured, vocabulary=len(artifact.tokenizer))  # type: ignore[method-assign]
     return app
 
 

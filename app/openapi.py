@@ -9,6 +9,9 @@ from fastapi.openapi.utils import get_openapi
 
 from app.schemas import ProblemReply
 
+#: Marks the ids of words in a JSON Schema: how many there are is known when a model is there.
+WORD_ID = "x-word-id"
+
 Responses = dict[int | str, dict[str, Any]]
 
 _REFERENCE = {"$ref": "#/components/schemas/ProblemReply"}
@@ -112,8 +115,8 @@ def _problem(status: int) -> dict[str, Any]:
     return response
 
 
-def document(app: FastAPI, *, keyed: bool) -> dict[str, Any]:
-    """The document, made of the routes of `app`. `keyed`: a key has to be shown."""
+def document(app: FastAPI, *, keyed: bool, vocabulary: int) -> dict[str, Any]:
+    """The document, made of the routes of `app`. `keyed`: a key has to be shown; `vocabulary`: how many words."""
     result: dict[str, Any] = get_openapi(
         title=app.title, version=app.version, description=app.description, routes=app.routes
     )
@@ -126,7 +129,19 @@ def document(app: FastAPI, *, keyed: bool) -> dict[str, Any]:
             if keyed and (path.startswith("/v1") or method not in ("get", "head")):
                 operation["security"] = [{"key": []}]
             _show(operation, *_EXAMPLES.get((method, path), (None, None)))
+    _limit_ids(result, vocabulary)
     return result
+
+
+def _limit_ids(part: Any, vocabulary: int) -> None:
+    if isinstance(part, dict):
+        if part.pop(WORD_ID, False):
+            part["maximum"] = vocabulary - 1
+        for item in part.values():
+            _limit_ids(item, vocabulary)
+    elif isinstance(part, list):
+        for item in part:
+            _limit_ids(item, vocabulary)
 
 
 def _show(operation: dict[str, Any], request: Any, reply: Any) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import pydantic_core
+from fastapi.routing import iter_route_contexts
 from pydantic import ValidationError
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
@@ -170,8 +171,14 @@ class ProblemMiddleware:
             await of_exception(error, retry_after=self._retry_after).response()(scope, receive, send)
 
 
-async def answer_http_exception(_: Request, error: Exception) -> Response:
+async def answer_http_exception(request: Request, error: Exception) -> Response:
     """What Starlette itself raises: no such path, no such method."""
+    if isinstance(error, HTTPException) and error.status_code == 405:
+        # Starlette names the methods of one route only, and a path may have several.
+        path = request.scope["route"].path
+        routes = [route for route in iter_route_contexts(request.app.routes) if route.path == path]
+        allowed = sorted({method for route in routes for method in route.methods or ()})
+        error = HTTPException(405, headers={"Allow": ", ".join(allowed)})
     return of_exception(error, retry_after=0).response()
 
 

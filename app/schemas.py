@@ -14,6 +14,9 @@ MAX_TEMPERATURE = 100.0
 MAX_STOPS = 64
 MAX_TEXTS = 1000
 
+#: Numbers in a JSON document may become floats, in which larger integers are not exact.
+EXACT: JsonDict = {"minimum": -(2**53), "maximum": 2**53}
+
 Word = Annotated[str, Field(min_length=1)]
 
 
@@ -103,7 +106,13 @@ class GenerateRequest(WordsRequest):
     top_p: float | None = Field(
         default=None, gt=0, le=1, description="Only the likeliest words that together are so probable."
     )
-    seed: int | None = Field(default=None, ge=-(2**63), lt=2**63, description="The same one gives the same words.")
+    seed: int | None = Field(
+        default=None,
+        ge=-(2**63),
+        lt=2**63,
+        description="The same one gives the same words.",
+        json_schema_extra=EXACT,
+    )
     stop: list[Word] | None = Field(
         default=None,
         max_length=MAX_STOPS,

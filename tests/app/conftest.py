@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -16,6 +17,13 @@ from app.main import create_app
 from app.service import Service
 from app.settings import Settings
 from tests.app.fake_runtime import FakeRuntime, artifact
+from tests.app.process import write_model
+
+
+@pytest.fixture(scope="session")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model directory for `tests.app.process`; nobody changes it."""
+    return write_model(tmp_path_factory.mktemp("models") / "fake")
 
 
 @pytest.fixture
