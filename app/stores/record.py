@@ -8,16 +8,13 @@ from array import array
 from dataclasses import fields
 from typing import Any
 
-import numpy as np
-
 from app.scheduler import Scheduler
 from app.sessions import Session
 from app.states import START
 from app.stores.base import ForeignSessionError
 
 #: The layout of a record, which is: the length of the JSON (4 bytes, little-endian), the JSON, then the bytes of each
-#: field that is bytes or an array, in the order in which the JSON names them, then the tensors of the state, float32,
-#: little-endian.
+#: field that is bytes or an array, in the order in which the JSON names them, then the state as `States.pack` gives it.
 FORMAT = 1
 
 _LENGTH = struct.Struct("<I")
@@ -51,7 +48,7 @@ class Records:
         head = json.dumps({"format": FORMAT, "model": self._model, "begun": begun, "session": plain}).encode()
         parts = [_LENGTH.pack(len(head)), head, *blobs]
         if begun:
-            parts += [tensor.tobytes() for tensor in self._scheduler.states.read([session.state])]
+            parts.append(self._scheduler.states.pack(session.state))
         return b"".join(parts)
 
     def unpack(self, content: bytes) -> Session:
@@ -64,11 +61,10 @@ class Records:
         (length,) = _LENGTH.unpack_from(content)
         at = _LENGTH.size + length
         head = json.loads(content[_LENGTH.size : at])
-        if head["format"] != FORMAT or head["model"] != self._model:
-            raise ForeignSessionError(
-                f"the session is of the model {head['model']} and format {head['format']}, "
-                f"and this server has {self._model} and {FORMAT}"
-            )
+        if head["model"] != self._model:
+            raise ForeignSessionError(f"the session is of the model {head['model']}, and this server has {self._model}")
+        if head["format"] != FORMAT or head["session"].keys() != set(_NAMES):
+            raise ForeignSessionError("the session was written by another version of this service")
 
         def valued(described: Any) -> Any:
             nonlocal at
@@ -83,12 +79,6 @@ class Records:
         plain = {name: valued(head["session"][name]) for name in _NAMES}
         if not head["begun"]:
             return Session(state=START, **plain)
-        states = self._scheduler.states
         slot = self._scheduler.take_state()
-        rows = []
-        for tensor in states.read([START]):
-            size = tensor.shape[1]
-            rows.append(np.frombuffer(content, dtype="<f4", count=size, offset=at).reshape(1, size))
-            at += tensor.nbytes
-        states.write([slot], tuple(rows))
+        self._scheduler.states.unpack(slot, content[at:])
         return Session(state=slot, **plain)

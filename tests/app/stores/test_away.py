@@ -1,0 +1,128 @@
+"""A store that is away, hangs or cannot write: 503, not ready, the session as before, and recovery by itself."""
+
+from __future__ import annotations
+
+import signal
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+import app.stores.redis
+import app.stores.sqlite
+from tests.app.conftest import Running, running
+from tests.app.fake_runtime import Oracle
+from tests.app.redis_server import RedisServer, redis_server
+from tests.app.stores.conftest import KEY
+
+pytestmark = pytest.mark.anyio
+
+
+async def refuses(it: Running, **fields: Any) -> None:
+    reply = await it.predict(**fields)
+    assert (reply.status_code, reply.headers["retry-after"]) == (503, "1"), reply.text
+
+
+async def ready(it: Running, status: int) -> None:
+    """Wait until the service says so."""
+    with anyio.fail_after(20):
+        while (await it.client.get("/readyz")).status_code != status:
+            await anyio.sleep(0.02)
+
+
+async def goes_on(it: Running, session_id: str) -> None:
+    """The session stands after "the cat", and takes "sat"."""
+    oracle = Oracle()
+    oracle.consume("the", "cat", "sat")
+    reply = await it.ok(session_id=session_id, text="sat", position=2)
+    best = reply["predictions"][0]
+    assert best["probability"] == pytest.approx(oracle.row()[best["word"]], abs=1e-5)
+
+
+async def test_redis_that_is_killed_and_comes_back(own_redis: RedisServer) -> None:
+    async with running(store=own_redis.url, session_key=KEY) as it:
+        session_id = (await it.ok(text="the cat"))["session_id"]
+        own_redis.kill()
+        await refuses(it, session_id=session_id, text="sat", position=2)
+        await refuses(it, text="the")
+        await ready(it, 503)
+        assert (await it.client.get("/livez")).status_code == 200
+        own_redis.start()
+        await ready(it, 200)
+        await goes_on(it, session_id)
+
+
+async def test_redis_that_was_restarted_in_between_is_not_noticed(own_redis: RedisServer) -> None:
+    """Neither that all connections are closed nor that the script is forgotten."""
+    async with running(store=own_redis.url, session_key=KEY) as it:
+        session_id = (await it.ok(text="the cat"))["session_id"]
+        own_redis.kill()
+        own_redis.start()
+        await goes_on(it, session_id)
+
+
+async def test_redis_that_hangs(own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app.stores.redis, "TIMEOUT_SECONDS", 0.3)
+    async with running(store=own_redis.url, session_key=KEY) as it:
+        session_id = (await it.ok(text="the cat"))["session_id"]
+        own_redis.process.send_signal(signal.SIGSTOP)
+        try:
+            with anyio.fail_after(5):
+                await refuses(it, session_id=session_id, text="sat", position=2)
+                await refuses(it, session_id=session_id, text="sat", position=2)
+            await ready(it, 503)
+        finally:
+            own_redis.process.send_signal(signal.SIGCONT)
+        await ready(it, 200)
+        # The server has read what it was sent meanwhile: the same request again does not count twice.
+        await goes_on(it, session_id)
+
+
+async def test_redis_that_comes_later(tmp_path: Path) -> None:
+    with redis_server(tmp_path) as server:
+        server.kill()
+        async with running(store=server.url, session_key=KEY) as it:
+            await ready(it, 503)
+            await refuses(it, text="the cat")
+            server.start()
+            await ready(it, 200)
+            assert (await it.ok(text="the cat"))["position"] == 2
+
+
+async def test_redis_without_room(own_redis: RedisServer) -> None:
+    async with running(store=own_redis.url, session_key=KEY) as it:
+        session_id = (await it.ok(text="the cat"))["session_id"]
+        with own_redis.client() as client:
+            client.config_set("maxmemory", "1")
+            await refuses(it, session_id=session_id, text="sat", position=2)
+            client.config_set("maxmemory", "0")
+        await goes_on(it, session_id)
+
+
+async def test_redis_with_a_password(tmp_path: Path) -> None:
+    with redis_server(tmp_path, password="the word") as server:  # noqa: S106
+        address = f"127.0.0.1:{server.port}/0"
+        async with running(store=f"redis://:the%20word@{address}", session_key=KEY) as it:
+            assert (await it.ok(text="the cat"))["position"] == 2
+        async with running(store=f"redis://:another@{address}", session_key=KEY) as it:
+            await refuses(it, text="the cat")
+            await ready(it, 503)
+
+
+async def test_sqlite_file_that_somebody_else_has_locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app.stores.sqlite, "BUSY_SECONDS", 0.05)
+    path = tmp_path / "sessions.db"
+    async with running(store=f"sqlite:{path}") as it:
+        session_id = (await it.ok(text="the cat"))["session_id"]
+        other = sqlite3.connect(path, isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        await refuses(it, session_id=session_id, text="sat", position=2)
+        await refuses(it, text="the")
+        assert (await it.client.get("/readyz")).status_code == 503
+        assert (await it.client.get(f"/v1/sessions/{session_id}")).json()["position"] == 2
+        other.execute("ROLLBACK")
+        other.close()
+        await ready(it, 200)
+        await goes_on(it, session_id)
