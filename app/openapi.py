@@ -92,6 +92,32 @@ _EXAMPLES: dict[tuple[str, str], tuple[Any, Any]] = {
         },
     ),
     ("post", "/v1/sessions"): ({"text": "The cat sat", "ttl_seconds": 600}, None),
+    ("post", "/v1/sessions/{session_id}/fork"): ({"position": 2}, None),
+    ("post", "/v1/sessions/{session_id}/rewind"): ({"position": 2}, None),
+    ("get", "/v1/sessions/{session_id}/trace"): (
+        None,
+        {
+            "session_id": "0kq2b0Xo2o6vP1b9pGqMxfUqZ0w5sY3T",
+            "position": 3,
+            "model": "english@1f3a9c",
+            "words": [
+                {
+                    "word": "sat",
+                    "known": True,
+                    "position": 3,
+                    "predictions": [{"word": "down", "probability": 0.22, "log_probability": -1.51}],
+                    "layers": [{"name": "h1", "layer": 0, "size": 1024, "values": [0.03, -0.11]}],
+                }
+            ],
+        },
+    ),
+    ("post", "/v1/sessions/{session_id}/fork"): ({"position": 2}, None),
+    ("post", "/v1/sessions/{session_id}/rewind"): ({"position": 2}, None),
+    ("post", "/v1/generate"): ({"text": "The cat sat", "max_words": 3, "seed": 7, "temperature": 0.8}, None),
+    ("post", "/v1/score"): ({"texts": ["The cat sat on the mat .", "The mat sat on the cat ."]}, None),
+    ("post", "/v1/completions"): ({"prompt": "The cat sat", "max_tokens": 3, "temperature": 0}, None),
+    ("post", "/tokenize"): ({"prompt": "The cat sat"}, None),
+    ("post", "/detokenize"): ({"tokens": [2, 3]}, None),
 }
 
 
