@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -168,6 +169,8 @@ def aims(measured: Measured) -> list[report.Aim]:
         ratio = None
         if other in measured:
             ratio = paired_ratio(_rates(measured, OURS, AIMED_AT), _rates(measured, other, AIMED_AT))
+            if math.isinf(ratio):
+                ratio = None  # it answered nothing in the time
         found.append(report.Aim(f"requests/s over {TITLES[other]}", ratio, least))
     p99 = _milliseconds(measured, OURS, AIMED_AT, "p99")
     errors = sum(answer["errors"] for row in _OWN for by in measured[row].values() for answer in by)

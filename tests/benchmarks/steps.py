@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,8 @@ TOP_K = 10
 
 #: A step, given the ids of the next words (B,).
 Step = Callable[[Ids], object]
-#: What makes one for sequences of a batch of so many that have consumed nothing.
-Steps = Callable[[int], Step]
+#: What makes one for sequences of a batch of so many that have consumed nothing; or several ways, the fastest counts.
+Steps = Callable[[int], Sequence[Step]]
 
 
 def runtime_steps(name: str, artifact: Artifact, threads: int) -> Steps:
@@ -33,7 +34,7 @@ def runtime_steps(name: str, artifact: Artifact, threads: int) -> Steps:
 
     runtime = model.runtimes.load(artifact, name, threads=threads)
 
-    def begin(batch: int) -> Step:
+    def begin(batch: int) -> Sequence[Step]:
         state = runtime.zero_state(batch)
 
         def step(ids: Ids) -> object:
@@ -41,7 +42,7 @@ def runtime_steps(name: str, artifact: Artifact, threads: int) -> Steps:
             state = runtime.advance(ids, state)
             return runtime.project(state[-1], top_k=TOP_K)
 
-        return step
+        return [step]
 
     return begin
 
@@ -60,7 +61,7 @@ def engine_steps(artifact: Artifact, threads: int) -> Steps:
         runtime, states, unknown_id=artifact.tokenizer.unknown_id, start_id=artifact.start_id, max_batch=most
     )
 
-    def begin(batch: int) -> Step:
+    def begin(batch: int) -> Sequence[Step]:
         before, after = [START] * batch, slots[:batch]
         spare = slots[most : most + batch]
 
@@ -72,7 +73,7 @@ def engine_steps(artifact: Artifact, threads: int) -> Steps:
             before, after, spare = after, spare, after
             return over
 
-        return step
+        return [step]
 
     return begin
 
@@ -80,13 +81,12 @@ def engine_steps(artifact: Artifact, threads: int) -> Steps:
 def graph_steps(name: str, artifact: Artifact, threads: int) -> Steps:
     """The limit: the runtime's own two graphs run bare, in a loop that does nothing else, from one array to the next.
 
-    `pieces` is the runtime's way of projecting a large batch, some rows at a time; whichever is faster is the limit.
+    Large batches are projected as a whole, and in pieces as the runtime does it.
     """
     import model.runtimes
     from model.runtimes.cpu import ROWS, CpuRuntime
 
-    arithmetic, _, way = name.partition("-")
-    runtime = model.runtimes.load(artifact, "cpu" if arithmetic == "int8" else "cpu-float32", threads=threads)
+    runtime = model.runtimes.load(artifact, name.removesuffix("-graphs"), threads=threads)
     if not isinstance(runtime, CpuRuntime):
         raise TypeError(f"{runtime.name} is no runtime with graphs")
     advance, project = runtime._advance.run, runtime._project.run
@@ -94,19 +94,18 @@ def graph_steps(name: str, artifact: Artifact, threads: int) -> Steps:
     after = [output.name for output in runtime._advance.get_outputs()]  # in the same order
     results = [output.name for output in runtime._project.get_outputs()][:2]
 
-    def begin(batch: int) -> Step:
+    def begin(batch: int) -> Sequence[Step]:
         feed: dict[str, Any] = dict(zip(before, runtime.zero_state(batch), strict=True))
         k = np.array([TOP_K], np.int64)
-        rows = min(batch, ROWS) if way == "pieces" else batch
 
-        def step(ids: Ids) -> object:
+        def step(rows: int, ids: Ids) -> object:
             feed["ids"] = ids
             state = advance(after, feed)
             feed.update(zip(before, state, strict=True))
             hidden = state[-1]
             return [project(results, {"hidden": hidden[at : at + rows], "k": k}) for at in range(0, batch, rows)]
 
-        return step
+        return [partial(step, rows) for rows in sorted({batch, min(batch, ROWS)})]
 
     return begin
 
@@ -138,7 +137,7 @@ def numpy_steps(artifact: Artifact) -> Steps:
         W = np.concatenate([weights[f"layers/{layer}/W_x"], weights[f"layers/{layer}/W_h"]], axis=1)
         layers.append((np.ascontiguousarray(W.T), weights[f"layers/{layer}/b"], H))
 
-    def begin(batch: int) -> Step:
+    def begin(batch: int) -> Sequence[Step]:
         cells = [np.zeros((batch, H), np.float32) for H in sizes]
         outputs = [np.zeros((batch, H), np.float32) for H in sizes]
 
@@ -155,7 +154,7 @@ def numpy_steps(artifact: Artifact) -> Steps:
             logits += b_out
             return likeliest(logits, TOP_K)
 
-        return step
+        return [step]
 
     return begin
 
@@ -163,7 +162,7 @@ def numpy_steps(artifact: Artifact) -> Steps:
 def network_steps(network: Network) -> Steps:
     """A network of another framework, see `tests.benchmarks.peers`."""
 
-    def begin(batch: int) -> Step:
+    def begin(batch: int) -> Sequence[Step]:
         state = network.zero_state(batch)
 
         def step(ids: Ids) -> object:
@@ -171,7 +170,7 @@ def network_steps(network: Network) -> Steps:
             state, top_ids, log_probabilities = network.step(ids, state, TOP_K)
             return top_ids, log_probabilities
 
-        return step
+        return [step]
 
     return begin
 
@@ -183,7 +182,7 @@ def contender(name: str, artifact: Artifact, threads: int) -> Steps:
             return runtime_steps(name, artifact, threads)
         case "engine":
             return engine_steps(artifact, threads)
-        case "int8-whole" | "int8-pieces" | "float32-whole" | "float32-pieces":
+        case "cpu-graphs" | "cpu-float32-graphs":
             return graph_steps(name, artifact, threads)
         case "numpy":
             return numpy_steps(artifact)
@@ -201,21 +200,23 @@ def contender(name: str, artifact: Artifact, threads: int) -> Steps:
 
 
 def answers(steps: Steps, vocabulary_size: int) -> Callable[..., Answer]:
-    """Answers "measure" with the median step of a while."""
+    """Answers each question with the median step of a while."""
     draw = np.random.default_rng(2)
 
     def measure(*, batch: int, seconds: float, least: int) -> Answer:
         words = draw.integers(0, vocabulary_size, (64, batch))
-        step = steps(batch)
-        step(words[0])
-        taken: list[float] = []
-        end = time.perf_counter() + seconds
-        while len(taken) < least or time.perf_counter() < end:
-            ids = words[len(taken) % len(words)]
-            began = time.perf_counter()
-            step(ids)
-            taken.append(time.perf_counter() - began)
-        return {"seconds": median(taken)}
+        medians = []
+        for step in steps(batch):
+            step(words[0])
+            taken: list[float] = []
+            end = time.perf_counter() + seconds
+            while len(taken) < least or time.perf_counter() < end:
+                ids = words[len(taken) % len(words)]
+                began = time.perf_counter()
+                step(ids)
+                taken.append(time.perf_counter() - began)
+            medians.append(median(taken))
+        return {"seconds": min(medians)}
 
     return measure
 
