@@ -1,0 +1,114 @@
+"""Clients that will not be fooled: each tells its session words, repeats what was not answered, and counts."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Sequence
+
+import httpx2
+import pytest
+
+from tests.app.fake_runtime import PLAIN, Oracle
+
+#: What a server that is being killed does to a client.
+_LOST = (httpx2.TransportError,)
+
+
+class Population:
+    """`count` clients at the servers of `addresses`, in turn; who goes away and comes back changes that list."""
+
+    def __init__(self, addresses: Sequence[str], count: int, seed: int) -> None:
+        self.addresses = list(addresses)
+        self.lost = 0  # requests that were not answered, or not now
+        self._clients = [_Client(self, random.Random(seed + number)) for number in range(count)]
+        self._answers = asyncio.Semaphore(0)
+        self._turn = 0
+        self._over = False
+
+    async def __aenter__(self) -> Population:
+        self._http = httpx2.AsyncClient(timeout=20)
+        self._tasks = [asyncio.create_task(client.live()) for client in self._clients]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.wait(self._tasks)
+        await self._http.aclose()
+
+    async def answers(self, count: int) -> None:
+        """Wait for so many answers more."""
+        waiting = asyncio.ensure_future(self._answered(count))
+        await asyncio.wait([waiting, *self._tasks], return_when=asyncio.FIRST_COMPLETED, timeout=60)
+        for task in self._tasks:
+            if task.done():
+                task.result()
+        assert waiting.done(), "the clients are stuck"
+
+    async def _answered(self, count: int) -> None:
+        for _ in range(count):
+            await self._answers.acquire()
+
+    async def finish(self) -> None:
+        """Let everybody have their last answer, and compare what the servers hold with what each was told."""
+        self._over = True
+        await asyncio.wait_for(asyncio.gather(*self._tasks), 60)
+        for client in self._clients:
+            await client.check()
+
+    @property
+    def is_over(self) -> bool:
+        return self._over
+
+    def heard(self) -> None:
+        """Somebody has an answer."""
+        self._answers.release()
+
+    async def ask(self, method: str, path: str, body: object = None) -> httpx2.Response:
+        """The answer, of whoever gives one."""
+        while True:
+            if self.addresses:
+                self._turn += 1
+                address = self.addresses[self._turn % len(self.addresses)]
+                try:
+                    response = await self._http.request(method, address + path, json=body)
+                except _LOST:
+                    pass
+                else:
+                    if response.status_code != 503:
+                        return response
+                    assert response.headers["retry-after"]
+            self.lost += 1
+            await asyncio.sleep(0.02)
+
+
+class _Client:
+    def __init__(self, population: Population, rng: random.Random) -> None:
+        self._population = population
+        self._rng = rng
+        self._said: list[str] = []
+        self._session_id: str | None = None
+        self._oracle = Oracle()
+
+    async def live(self) -> None:
+        while not self._population.is_over:
+            words = self._rng.choices(PLAIN, k=self._rng.choice((1, 1, 1, 3)))
+            body = {"session_id": self._session_id, "words": words, "position": len(self._said), "top_k": 1}
+            response = await self._population.ask("POST", "/v1/predict", body)
+            assert response.status_code == 200, response.text
+            self._said += words
+            self._oracle.consume(*words)
+            reply = response.json()
+            assert reply["position"] == len(self._said)
+            (best,) = reply["predictions"]
+            assert best["probability"] == pytest.approx(self._oracle.row()[best["word"]], abs=1e-5)
+            self._session_id = reply["session_id"]
+            self._population.heard()
+
+    async def check(self) -> None:
+        response = await self._population.ask("GET", f"/v1/sessions/{self._session_id}")
+        assert response.status_code == 200, response.text
+        shown = response.json()
+        assert shown["position"] == len(self._said)
+        assert shown["words"] == self._said[-256:]
