@@ -157,6 +157,7 @@ class Guard:
         if scope["type"] != "http" or self._open(scope["method"], scope["path"]):
             await self._app(scope, receive, send)
             return
+        OWNER.set("")
         try:
             owner = self._owner(scope) if self._keys.configured else ""
             OWNER.set(owner)

@@ -26,6 +26,9 @@ log = logging.getLogger("nextword")
 #: Exit status when the service cannot start: settings, model directory, runtime, address.
 CANNOT_START = 2
 
+#: Exit status when a second signal came before what was in hand was finished.
+STOPPED_SHORT = 1
+
 
 def _option(name: str) -> Any:
     field = Settings.model_fields[name]
@@ -86,7 +89,10 @@ def command(
 
 
 def serve(settings: Settings) -> None:
-    """Serve until SIGTERM or SIGINT; then finish what is in hand, and return. Exits with 2 if it cannot start."""
+    """Serve until SIGTERM or SIGINT; then finish what is in hand, and return; a second one stops at once.
+
+    Exits with 2 if it cannot start, with 1 if it was stopped at once.
+    """
     # Imported here, so that `nextword serve --help` and a wrong setting are answered at once.
     from app import logs
     from app.main import create_app
@@ -110,10 +116,12 @@ def serve(settings: Settings) -> None:
     if settings.access_log:
         app.gate.log = logs.RequestLog(settings.log_format)
     try:
-        failure = _run(app, settings, listener)
+        failure, forced = _run(app, settings, listener)
     finally:
         if app.gate.log is not None:
             app.gate.log.close()
+    if forced:
+        raise SystemExit(STOPPED_SHORT)
     if failure is not None:
         _refuse(f"cannot run the model: {failure}")
 
@@ -149,7 +157,8 @@ def _reload(keys: Keys) -> None:
         log.info("%d keys are known now", len(keys))
 
 
-def _run(app: Any, settings: Settings, listener: socket.socket) -> BaseException | None:
+def _run(app: Any, settings: Settings, listener: socket.socket) -> tuple[BaseException | None, bool]:
+    """What the model could not be run for, and whether a second signal ended it all before it was done."""
     import uvicorn
 
     from app.scheduler import Scheduler, Status
@@ -200,7 +209,7 @@ def _run(app: Any, settings: Settings, listener: socket.socket) -> BaseException
         )
     )
     server.run(sockets=[listener])
-    return scheduler.failure
+    return scheduler.failure, server.force_exit
 
 
 def _served(app: Any) -> tuple[str, str]:

@@ -70,7 +70,7 @@ def serving(directory: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen
         while "ready:" not in line:
             line = process.stderr.readline()
             assert line, "the server stopped before it was ready"
-        found = re.search(r"http://\S+", line)
+        found = re.search(r"http://[\w.:\[\]]+", line)
         assert found is not None
         yield process, found[0]
     finally:
