@@ -13,6 +13,7 @@ COMMANDS = {
     "serve": "app.commands.serve",
     "train": "app.commands.train",
     "evaluate": "app.commands.evaluate",
+    "predict": "app.commands.predict",
     "import": "app.commands.importing",
 }
 
