@@ -118,8 +118,8 @@ def run(command: str, *, quick: bool, model: Path | None, threads: Sequence[int]
     parts = ["## The engine: one step of a batch\n", report.circumstances(command)]
     parts.append(
         "\nA step: every sequence of the batch consumes a word and gets its ten likeliest next words with their "
-        "log-probabilities. Bare graphs: the runtime's two, run by nothing but a loop. Each contender has a process of its own and is held to the threads given; words are drawn "
-        "at random."
+        "log-probabilities. Bare graphs: the runtime's two, run by nothing but a loop. Each contender has a process of "
+        "its own and is held to the threads given; words are drawn at random."
     )
     effort = QUICK if quick else Effort()
     with tempfile.TemporaryDirectory(prefix="nextword-benchmark-") as directory:
