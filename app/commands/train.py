@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
+
+#: Exit status when there can be no training, or no more of it: recipe, text, device, disk, divergence.
+CANNOT_TRAIN = 2
+#: Exit status after Ctrl-C or SIGTERM, as shells have it.
+INTERRUPTED = 130
 
 
 def command(
@@ -45,15 +49,17 @@ def command(
     from model.corpus import CorpusError
     from model.training import recipe as recipes
 
-    console = Console(stderr=not sys.stdout.isatty())
     if list_recipes:
         for name in recipes.names():
-            console.print(f"[bold]{name}[/]  {recipes.load(name).description}")
+            typer.echo(f"{name}: {recipes.load(name).description}")
         return
     if not recipe:
-        raise typer.BadParameter(f"name one of {', '.join(recipes.names())}", param_hint="--recipe")
+        raise typer.BadParameter(f"name one of {', '.join(recipes.names())}, or a .toml file", param_hint="--recipe")
+    # Rich's own line breaks would cut the lines of a log.
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
     try:
         from model.training.data import prepare
+        from model.training.folder import MODEL, FolderError
         from model.training.trainer import TrainingError, open_device, train
     except ModuleNotFoundError as error:
         _stop(str(error))
@@ -63,13 +69,15 @@ def command(
         chainer_device = open_device(device)
         prepared = prepare(chosen, data, folder, resume=resume, console=console)
         artifact = train(chosen, prepared, folder, device=chainer_device, resume=resume, console=console)
-    except (recipes.RecipeError, CorpusError, TrainingError, ArtifactError) as error:
+    except (recipes.RecipeError, CorpusError, FolderError, TrainingError, ArtifactError) as error:
         _stop(str(error))
+    except KeyboardInterrupt:
+        _stop("stopped at once; what was in the folder before is whole", status=INTERRUPTED)
     if artifact is None:
-        raise typer.Exit(130)
-    console.print(f"[bold]{artifact.id}[/] is in {folder / 'model'}: nextword serve --model {folder / 'model'}")
+        raise typer.Exit(INTERRUPTED)
+    typer.echo(f"{artifact.id} is in {folder / MODEL}; try: nextword serve --model {folder / MODEL}")
 
 
-def _stop(reason: str) -> None:
+def _stop(reason: str, status: int = CANNOT_TRAIN) -> NoReturn:
     typer.echo(f"nextword train: {reason}", err=True)
-    raise typer.Exit(2)
+    raise typer.Exit(status)

@@ -18,7 +18,9 @@ class ParallelSequentialIterator(chainer.dataset.Iterator):
     Each call of `next` gives words and the words that follow them, both (T, B) int32 with T = `window` (less at a
     stream's end), and the next call goes on where it stopped, so a hidden state carried over is the right one. At the
     end of an epoch every stream starts again: `is_new_epoch` says so, and the state must then be reset.
-    Slices of one array, however large: nothing is copied but the window.
+    Every word is consumed once an epoch, but the last word, which is only a target, and before it the (N - 1) modulo
+    `batch_size` words that do not make the streams longer. All that is given out are views of one int32 array, however
+    large: nothing is copied.
     """
 
     def __init__(self, ids: NDArray[np.integer[Any]], batch_size: int, window: int, *, repeat: bool = True) -> None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-import zipfile
+import shutil
+from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -29,13 +31,11 @@ from model.corpus import (
     split_documents,
 )
 from model.corpus import Progress as OnBytes
-from model.tokenizer import END, POLICIES, Tokenizer
-from model.training.recipe import Data, Recipe, RecipeError
+from model.tokenizer import END, POLICIES, Tokenizer, TokenizerError
+from model.training.batches import ParallelSequentialIterator
+from model.training.folder import HELD_OUT, IDS, RECIPE, TOKENIZER, FolderError, check_free, read_arrays, write_arrays
+from model.training.recipe import RECIPES, Recipe, RecipeError
 
-IDS = "data.npz"
-TOKENIZER = "tokenizer.json"
-RECIPE = "recipe.json"
-HELD_OUT = "held-out"
 #: Of a single text that cannot be split by documents: the share at its end that is held out for validation.
 _TAIL = 0.05
 
@@ -58,7 +58,7 @@ class TrainingData:
         """A first MODEL_CARD.md: what is known when the training ends."""
         figures = (
             f"perplexity {validation['validation/perplexity']:.2f}, accuracy {validation['validation/accuracy']:.3f}"
-            if validation
+            if "validation/perplexity" in validation
             else "not measured"
         )
         return (
@@ -77,20 +77,28 @@ def prepare(recipe: Recipe, path: Path | None, out: Path, *, resume: bool, conso
     """Read, split and encode the text, and keep the result in `out`; with `resume`, take what is kept there.
 
     `path` is the folder of the recipe's files, or a text file used instead of them. Held-out test documents are
-    written to `out/held-out/`, to evaluate on. Raises CorpusError, and RecipeError where `out` holds another training.
+    written to `out/held-out/`, to evaluate on. Nothing is written before the text is known to be good.
+
+    Raises:
+        CorpusError: the text cannot be used, or `out` not be written.
+        FolderError: `out` holds something that would be overwritten, or what is to be resumed is damaged.
+        RecipeError: what is to be resumed was made by another recipe.
     """
     if resume:
         return _kept(recipe, out)
-    if (out / IDS).exists():
-        raise RecipeError(f"{out} holds a training already: go on with --resume, or choose another --out")
+    check_free(out)
+    text = _read(recipe, path, console)
+    data = text.data
     try:
-        data = _read(recipe.data, path, out, recipe.training.seed, console)
-        out.mkdir(parents=True, exist_ok=True)
-        data.tokenizer.save(out / TOKENIZER)
-        (out / RECIPE).write_text(recipe.model_dump_json(indent=2), encoding="utf-8")
-        np.savez(out / IDS, train=data.train, valid=data.valid)  # last: with it the preparation is complete
+        ParallelSequentialIterator(data.train, recipe.training.batch_size, recipe.training.window)
+    except ValueError as error:
+        raise CorpusError(f"the training text is too short: {error}") from error
+    if len(data.valid) < 2:
+        raise CorpusError(f"the validation text is too short: {len(data.valid)} words, and it takes two to predict one")
+    try:
+        _write(recipe, text, out)
     except OSError as error:
-        raise CorpusError(f"cannot write to {out}: {error.strerror or error}") from error
+        raise CorpusError(f"cannot write to {out}: {error.strerror or error}; nothing is kept there") from error
     console.print(
         f"{len(data.train):,} words to train on, {len(data.valid):,} to validate on, {len(data.tokenizer):,} in the "
         f"vocabulary, {(data.train == data.tokenizer.unknown_id).mean():.2%} of the text unknown"
@@ -98,94 +106,157 @@ def prepare(recipe: Recipe, path: Path | None, out: Path, *, resume: bool, conso
     return data
 
 
+@dataclass(frozen=True)
+class _Text:
+    """What a text gives: the ids, and by file name the documents that nothing of them is made from."""
+
+    data: TrainingData
+    held_out: Mapping[str, list[Document]] = field(default_factory=dict)
+    separator: Mapping[str, str] = field(default_factory=dict)
+
+
 def _kept(recipe: Recipe, out: Path) -> TrainingData:
     if not (out / IDS).exists():
-        raise RecipeError(f"{out} holds no training to resume; start without --resume")
-    if json.loads((out / RECIPE).read_text(encoding="utf-8")) != recipe.model_dump(mode="json"):
-        raise RecipeError(f"{out} holds a training by another recipe (see {out / RECIPE}); choose another --out")
+        raise FolderError(f"{out} holds no training to resume; start without --resume")
     try:
-        with np.load(out / IDS, allow_pickle=False) as arrays:
-            return TrainingData(Tokenizer.load(out / TOKENIZER), arrays["train"], arrays["valid"])
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise CorpusError(f"{out / IDS}: damaged ({error}); remove {out} and start anew") from error
+        before = Recipe.model_validate_json((out / RECIPE).read_bytes())
+    except (OSError, ValidationError) as error:
+        raise FolderError(f"{out / RECIPE}: missing or damaged; choose another --out and start anew") from error
+    if differences := recipe.differs_from(before):
+        raise RecipeError(
+            f"{out} holds a training by another recipe: there {'; '.join(differences)}: choose another --out"
+        )
+    try:
+        tokenizer = Tokenizer.load(out / TOKENIZER)
+        arrays = read_arrays(out / IDS)
+    except (TokenizerError, FolderError) as error:
+        raise FolderError(f"{error}; choose another --out and start anew") from error
+    for name in ("train", "valid"):
+        ids = arrays.get(name)
+        if ids is None or ids.ndim != 1 or ids.dtype != np.int32 or len(ids) < 2 or not _known(ids, tokenizer):
+            raise FolderError(f"{out / IDS}: {name} is no array of ids of {out / TOKENIZER}; choose another --out")
+    return TrainingData(tokenizer, arrays["train"], arrays["valid"])
 
 
-def _read(data: Data, path: Path | None, out: Path, seed: int, console: Console) -> TrainingData:
+def _known(ids: NDArray[np.int32], tokenizer: Tokenizer) -> bool:
+    return bool(ids.min() >= 0 and ids.max() < len(tokenizer))
+
+
+def _write(recipe: Recipe, text: _Text, out: Path) -> None:
+    """The recipe first, the ids last: with them the preparation is complete. All or nothing."""
+    made = [folder for folder in (out, *out.parents) if not folder.exists()]
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / RECIPE).write_text(recipe.model_dump_json(indent=2), encoding="utf-8")
+        shutil.rmtree(out / HELD_OUT, ignore_errors=True)
+        for name, documents in text.held_out.items():
+            if not documents:
+                continue
+            path = out / HELD_OUT / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            texts = (content.rstrip("\n") + "\n" for content in read_documents(documents))
+            path.write_text(text.separator[name].join(texts), encoding="utf-8")
+        text.data.tokenizer.save(out / TOKENIZER)
+        write_arrays(out / IDS, {"train": text.data.train, "valid": text.data.valid})
+    except BaseException:
+        shutil.rmtree(out / HELD_OUT, ignore_errors=True)
+        with suppress(OSError):
+            (out / TOKENIZER).unlink(missing_ok=True)
+            (out / RECIPE).unlink(missing_ok=True)
+            for folder in made:
+                folder.rmdir()
+        raise
+
+
+def _read(recipe: Recipe, path: Path | None, console: Console) -> _Text:
+    data = recipe.data
     if path is None:
         if data.simple_sequence:
-            return _simple_sequence()
-        raise CorpusError("this recipe needs --data: the folder of its files, or a text file of your own")
-    if path.is_file():
-        return _own_text(data, path, out, seed, console)
+            return _Text(_simple_sequence())
+        raise CorpusError(f"the recipe {recipe.name} needs --data: the folder of its files, or a text file of your own")
+    if not path.exists():
+        raise CorpusError(f"{path}: no such file or folder")
+    if not path.is_dir():
+        return _own_text(recipe, path, console)
     if data.train is not None and data.valid is not None:
-        return _split_files(data, path / data.train, path / data.valid, console)
+        return _Text(_split_files(recipe, path / data.train, path / data.valid, console))
     if data.documents is not None:
         sources = {
-            path / name: Source(share=use.share, unit=use.unit, part_bytes=use.part_bytes)
+            name: Source(share=use.share, unit=use.unit, part_bytes=use.part_bytes)
             for name, use in data.documents.items()
         }
-        return _documents(data, sources, out, seed, console)
-    raise CorpusError(f"{path} is not a text file, and this recipe makes its own text: leave --data out")
+        return _documents(recipe, path, sources, console)
+    raise CorpusError(
+        f"{path}: a folder, and the recipe {recipe.name} makes its own text: leave --data out, or name a text file"
+    )
 
 
-def _simple_sequence(repeats: int = 100) -> TrainingData:
-    """1, 2 2, 3 3 3, ... 9 x 9, over and over: each word follows from the count of the ones before."""
+def _simple_sequence(repeats: int = 100, validation_repeats: int = 4) -> TrainingData:
+    """1, 2 2, 3 3 3, ... 9 x 9, over and over: each word follows from the count of the ones before.
+
+    The 1 of the next round at the end makes the rounds divisible into streams that all begin with 1.
+    """
     words = [str(number) for number in range(1, 10)]
     tokenizer = Tokenizer.from_vocabulary(["<unk>", *words], "split")
     ids = np.repeat(np.arange(1, 10, dtype=np.int32), np.arange(1, 10))
-    return TrainingData(tokenizer, np.tile(ids, repeats), np.tile(ids, repeats // 10))
+    train, valid = (np.append(np.tile(ids, rounds), ids[:1]) for rounds in (repeats, validation_repeats))
+    return TrainingData(tokenizer, train, valid)
 
 
-def _split_files(data: Data, train: Path, valid: Path, console: Console) -> TrainingData:
+def _tokenizer(recipe: Recipe, counts: Counter[str]) -> Tokenizer:
+    size = recipe.data.vocabulary_size
+    try:
+        return Tokenizer.from_vocabulary(build_vocabulary(counts, size), recipe.data.policy)
+    except CorpusError as error:
+        raise CorpusError(
+            f"{error}. The recipe's data.vocabulary_size asks for it: change it in a copy of the recipe, a .toml file "
+            f"(those that come with nextword are in {RECIPES})"
+        ) from error
+
+
+def _split_files(recipe: Recipe, train: Path, valid: Path, console: Console) -> TrainingData:
     with _progress(console, "counting words") as on_bytes:
-        vocabulary = build_vocabulary(count_words([train], data.policy, on_bytes), data.vocabulary_size)
-    tokenizer = Tokenizer.from_vocabulary(vocabulary, data.policy)
+        tokenizer = _tokenizer(recipe, count_words([train], recipe.data.policy, on_bytes))
     with _progress(console, "encoding") as on_bytes:
         return TrainingData(tokenizer, encode_files([train], tokenizer, on_bytes), encode_files([valid], tokenizer))
 
 
-def _own_text(data: Data, path: Path, out: Path, seed: int, console: Console) -> TrainingData:
-    sources = {path: Source(part_bytes=50_000)}
-    if all(split_documents(path, data.held_out_every).values()):
-        return _documents(data, sources, out, seed, console)
+def _own_text(recipe: Recipe, path: Path, console: Console) -> _Text:
+    if all(split_documents(path, recipe.data.held_out_every).values()):
+        return _documents(recipe, path.parent, {path.name: Source(part_bytes=50_000)}, console)
     # Too few documents to hold some out: one text, whose end is held out.
     with _progress(console, "counting words") as on_bytes:
-        vocabulary = build_vocabulary(count_words([path], data.policy, on_bytes), data.vocabulary_size)
-    tokenizer = Tokenizer.from_vocabulary(vocabulary, data.policy)
+        tokenizer = _tokenizer(recipe, count_words([path], recipe.data.policy, on_bytes))
     ids = encode_files([path], tokenizer)
     tail = max(2, round(len(ids) * _TAIL))
     if len(ids) < 2 * tail:
         raise CorpusError(f"{path}: {len(ids)} words are too few to train on some and validate on the others")
-    return TrainingData(tokenizer, ids[:-tail], ids[-tail:])
+    return _Text(TrainingData(tokenizer, ids[:-tail], ids[-tail:]))
 
 
-def _documents(data: Data, sources: Mapping[Path, Source], out: Path, seed: int, console: Console) -> TrainingData:
+def _documents(recipe: Recipe, folder: Path, sources: Mapping[str, Source], console: Console) -> _Text:
+    paths = {folder / name: source for name, source in sources.items()}
+    every = recipe.data.held_out_every
     with console.status("finding documents"):
-        train = mix_documents(sources, "train", data.held_out_every, seed)
-        valid = mix_documents(sources, "valid", data.held_out_every, seed)
+        train = mix_documents(paths, "train", every, recipe.training.seed)
+        valid = mix_documents(paths, "valid", every, recipe.training.seed)
+        held_out = {
+            name: split_documents(folder / name, every, source.unit)["test"] for name, source in sources.items()
+        }
     with _progress(console, "counting words") as on_bytes:
-        counts = count_documents(train, data.policy, on_bytes)
-    tokenizer = Tokenizer.from_vocabulary(build_vocabulary(counts, data.vocabulary_size), data.policy)
-    _write_held_out(data, sources, out)
+        tokenizer = _tokenizer(recipe, count_documents(train, recipe.data.policy, on_bytes))
     with _progress(console, "encoding") as on_bytes:
         ids = encode_documents(train, tokenizer, on_bytes)
-    return TrainingData(tokenizer, ids, encode_documents(valid, tokenizer))
-
-
-def _write_held_out(data: Data, sources: Mapping[Path, Source], out: Path) -> None:
-    """One file of test documents for each file of the corpus: `nextword evaluate` reads them."""
-    folder = out / HELD_OUT
-    folder.mkdir(parents=True, exist_ok=True)
-    for path, source in sources.items():
-        held_out: list[Document] = split_documents(path, data.held_out_every, source.unit)["test"]
-        between = "" if source.unit == "line" else "\n"
-        texts = (text.rstrip("\n") + "\n" for text in read_documents(held_out))
-        (folder / path.name).write_text(between.join(texts), encoding="utf-8")
+    return _Text(
+        TrainingData(tokenizer, ids, encode_documents(valid, tokenizer)),
+        held_out,
+        {name: "" if source.unit == "line" else "\n" for name, source in sources.items()},
+    )
 
 
 @contextmanager
 def _progress(console: Console, what: str) -> Iterator[OnBytes]:
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(what, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)

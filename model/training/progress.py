@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -11,22 +13,31 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from model.compat import chainer
+from model.training.folder import LOG, LOSS_PLOT, PERPLEXITY_PLOT, replacing
 
-#: Between two redraws of the bar, in seconds.
+try:  # a training of hours must not end at its first plot
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        "matplotlib is not installed: it draws the plots of a training. pip install 'nextword[train]'", name=error.name
+    ) from error
+
+#: Between two redraws of the bar, in seconds; where there is no terminal, between two lines.
 _REDRAW_SECONDS = 0.5
+_LINE_SECONDS = 30.0
 
 
 class ProgressBar(chainer.training.Extension):
-    """A bar with words a second, loss and time left, and a line for each validation."""
+    """A bar with words a second, loss and time left, and a line for each validation; without a terminal, lines only."""
 
-    trigger = (1, "iteration")
     priority = chainer.training.PRIORITY_READER - 50
 
     def __init__(self, console: Console, iterations: int, words_an_iteration: float) -> None:
         self._console = console
         self._iterations = iterations
         self._words_an_iteration = words_an_iteration
-        self._loss: float | None = None
+        self._pause = _REDRAW_SECONDS if console.is_terminal else _LINE_SECONDS
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -35,6 +46,7 @@ class ProgressBar(chainer.training.Extension):
             TimeRemainingColumn(),
             console=console,
             transient=True,
+            disable=not console.is_terminal,
         )
 
     def initialize(self, trainer: Any) -> None:
@@ -44,26 +56,27 @@ class ProgressBar(chainer.training.Extension):
         self._bar.start()
 
     def __call__(self, trainer: Any) -> None:
+        iteration = trainer.updater.iteration
         observation = trainer.observation
+        now = time.monotonic()
+        speed = (iteration - self._first) * self._words_an_iteration / max(now - self._started, 1e-9)
+        at = f"iteration {iteration:,} of {self._iterations:,} · {speed:,.0f} words/s"
         if "validation/loss" in observation:
             loss = float(observation["validation/loss"])
             self._console.print(
-                f"iteration {trainer.updater.iteration:,} of {self._iterations:,} · validation perplexity "
-                f"{perplexity(loss):,.2f} · accuracy {float(observation['validation/accuracy']):.3f}"
+                f"{at} · validation perplexity {perplexity(loss):,.2f} · "
+                f"accuracy {float(observation['validation/accuracy']):.3f}"
             )
-        now = time.monotonic()
-        if now - self._drawn < _REDRAW_SECONDS:
+        if now - self._drawn < self._pause:
             return
-        # The only look at the loss between validations: on a GPU each look waits for the device.
-        self._loss = float(observation["main/loss"])
-        done = trainer.updater.iteration - self._first
-        speed = done * self._words_an_iteration / (now - self._started)
-        self._bar.update(
-            self._task,
-            completed=trainer.updater.iteration,
-            figures=f"{speed:,.0f} words/s · loss {self._loss:.3f}",
-        )
         self._drawn = now
+        # The only look at the loss between validations: on a GPU each look waits for the device.
+        loss = float(observation["main/loss"])
+        if self._console.is_terminal:
+            self._bar.update(self._task, completed=iteration, figures=f"{speed:,.0f} words/s · loss {loss:.3f}")
+        else:
+            left = timedelta(seconds=round((self._iterations - iteration) * self._words_an_iteration / speed))
+            self._console.print(f"{at} · loss {loss:.3f} · {left} left")
 
     def finalize(self) -> None:
         self._bar.stop()
@@ -74,21 +87,35 @@ def perplexity(loss: float) -> float:
     return math.exp(loss) if loss < 700 else math.inf
 
 
-def plot(log: list[dict[str, Any]], out: Path) -> None:
-    """Draw `loss.png` and `perplexity.png` in `out` from the entries of Chainer's LogReport."""
-    from matplotlib.figure import Figure
+def write_log(log: list[dict[str, Any]], out: Path) -> None:
+    """Replace `out/log` by the entries of Chainer's LogReport, as JSON. Raises OSError, with the old file untouched."""
+    with replacing(out / LOG) as file:
+        file.write(json.dumps(log, indent=4).encode())
 
-    for name, of in (("loss", lambda loss: loss), ("perplexity", perplexity)):
-        figure = Figure(figsize=(7, 4.5), layout="constrained")
-        axes = figure.subplots()
-        for key, label in (("main/loss", "training"), ("validation/loss", "validation")):
+
+def plot(log: list[dict[str, Any]], out: Path) -> None:
+    """Draw `loss.png` and `perplexity.png` in `out` from the entries of Chainer's LogReport.
+
+    Raises OSError, with the old plots untouched.
+    """
+    for name, label, of in (
+        (LOSS_PLOT, "loss (nats a word)", lambda loss: loss),
+        (PERPLEXITY_PLOT, "perplexity", lambda loss: perplexity(loss) if loss < 100 else math.nan),  # nan: a gap
+    ):
+        figure = Figure(figsize=(7, 4.5))
+        axes = figure.add_axes((0.12, 0.12, 0.85, 0.84))  # a layout engine takes longer than all the drawing
+        for key, of_what in (("main/loss", "training"), ("validation/loss", "validation")):
             points = [(entry["epoch_detail"], of(entry[key])) for entry in log if key in entry]
             if points:
-                axes.plot(*zip(*points, strict=True), label=label, marker="." if label == "validation" else None)
+                axes.plot(*zip(*points, strict=True), label=of_what, marker="." if of_what == "validation" else None)
         axes.set_xlabel("epoch")
-        axes.set_ylabel("loss (nats a word)" if name == "loss" else "perplexity")
-        if name == "perplexity":
+        axes.set_ylabel(label)
+        if name == PERPLEXITY_PLOT:
             axes.set_yscale("log")
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
+            axes.yaxis.set_minor_formatter(NullFormatter())
         axes.grid(alpha=0.3)
         axes.legend()
-        figure.savefig(out / f"{name}.png", dpi=120)
+        with replacing(out / name) as file:
+            figure.savefig(file, dpi=120, format="png")

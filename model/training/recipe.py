@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
-from pathlib import Path
-from typing import Any, Literal, Self
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from model.shapes import NetworkError, checked_network
 
 RECIPES = Path(__file__).parent.parent / "recipes"
+#: The networks that have dropout.
+_WITH_DROPOUT = ("lstm", "lstm_stack")
 
 
 class RecipeError(ValueError):
@@ -18,7 +21,18 @@ class RecipeError(ValueError):
 
 
 class _Table(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+def _below(name: str) -> str:
+    """A file below the folder that --data names, and nowhere else: parts of it are written to a folder of ours."""
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or not path.name:
+        raise ValueError("the name of a file below the folder that --data names")
+    return name
+
+
+_FileName = Annotated[str, AfterValidator(_below)]
 
 
 class Documents(_Table):
@@ -33,7 +47,7 @@ class Documents(_Table):
     @model_validator(mode="before")
     @classmethod
     def _share_alone(cls, value: Any) -> Any:
-        return {"share": value} if isinstance(value, float | int) else value
+        return {"share": value} if isinstance(value, float | int) and not isinstance(value, bool) else value
 
 
 class Data(_Table):
@@ -45,20 +59,20 @@ class Data(_Table):
     #: A made-up sequence of the words 1 to 9: 1, 2 2, 3 3 3, ...
     simple_sequence: bool = False
     #: Files below --data that are split already.
-    train: str | None = None
-    valid: str | None = None
+    train: _FileName | None = None
+    valid: _FileName | None = None
     #: Files of documents below --data, and how each is used; some documents are held out.
-    documents: dict[str, Documents] | None = None
+    documents: dict[_FileName, Documents] | None = Field(default=None, min_length=1)
     #: Of this many documents, chosen by their content, one is held out for validation and one for testing.
     held_out_every: int = Field(default=100, ge=3)
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
+        if (self.train is None) != (self.valid is None):
+            raise ValueError("train and valid go together")
         sources = [self.simple_sequence, self.train is not None, self.documents is not None]
         if sum(sources) != 1:
             raise ValueError("one source of text is needed: simple_sequence, or train and valid, or documents")
-        if (self.train is None) != (self.valid is None):
-            raise ValueError("train and valid go together")
         return self
 
 
@@ -83,12 +97,12 @@ class Training(_Table):
     #: Words drawn for the sampled softmax; 0 trains on the whole vocabulary from the start.
     candidates: int = Field(default=0, ge=0)
     #: From this share of the training on, the loss is taken over the whole vocabulary.
-    full_softmax_from: float = Field(default=0.0, ge=0, le=1)
+    full_softmax_from: float = Field(default=1.0, ge=0, le=1)
     #: Times the validation text is looked at in the whole training.
     validations: int = Field(default=10, ge=1)
     #: Words of the validation text that are looked at.
     validation_words: int = Field(default=50_000, ge=2)
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**32)
 
 
 class Recipe(_Table):
@@ -101,14 +115,43 @@ class Recipe(_Table):
     network: dict[str, Any]
     training: Training
 
+    @field_validator("name")
+    @classmethod
+    def _names_a_model(cls, name: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
+            raise ValueError("the file's name is the model's: at most 64 letters, digits, '.', '_' and '-'")
+        return name
+
     @field_validator("network")
     @classmethod
     def _fits(cls, network: dict[str, Any]) -> dict[str, Any]:
+        if "vocabulary_size" in network:
+            raise ValueError("vocabulary_size is decided by the text; data.vocabulary_size limits it")
         try:
             checked_network({**network, "vocabulary_size": 3})
         except NetworkError as error:
             raise ValueError(str(error)) from error
         return network
+
+    @model_validator(mode="after")
+    def _has_dropout(self) -> Self:
+        if self.training.dropout and self.network["kind"] not in _WITH_DROPOUT:
+            raise ValueError(
+                f"training.dropout is {self.training.dropout}, and the network {self.network['kind']} has none; "
+                f"those that have are {', '.join(_WITH_DROPOUT)}"
+            )
+        return self
+
+    def differs_from(self, other: Recipe) -> list[str]:
+        """The fields that the weights depend on and that are not the same, with both values."""
+        ours, theirs = self.model_dump(), other.model_dump()
+        return [
+            f"{table}.{field} is {there.get(field)!r}, not {here.get(field)!r}"
+            for table in ("data", "network", "training")
+            for here, there in [(ours[table], theirs[table])]
+            for field in sorted(here.keys() | there.keys())
+            if here.get(field) != there.get(field)
+        ]
 
 
 def names() -> list[str]:
@@ -126,13 +169,17 @@ def load(recipe: str) -> Recipe:
         raise RecipeError(f"no recipe {recipe!r}; there are {', '.join(names())}, or give a .toml file of your own")
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
+        if "name" in table:
+            raise RecipeError(f"{path}: name: a recipe has the name of its file; remove this field")
         return Recipe.model_validate({"name": path.stem, **table})
+    except OSError as error:
+        raise RecipeError(f"{path}: cannot be read: {error.strerror or error}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path}: not TOML: {error}") from error
     except ValidationError as error:
         faults = [
             f"{'.'.join(map(str, fault['loc'])) or 'recipe'}: {fault['msg'].removeprefix('Value error, ')}"
-            + ("" if fault["type"] == "missing" or isinstance(fault["input"], dict) else f" (it is {fault['input']!r})")
+            + ("" if isinstance(fault["input"], dict) else f" (it is {fault['input']!r:.80})")
             for fault in error.errors(include_url=False)
         ]
         raise RecipeError(f"{path}: " + "; ".join(faults)) from error

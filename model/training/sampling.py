@@ -18,11 +18,13 @@ class CandidateSampler:
 
     The candidates of a window are its own target words and `size` draws from the unigram distribution raised to 0.75
     (Mikolov et al. 2013). Each candidate's logit is lowered by the logarithm of the probability that it became one, so
-    that in expectation the gradient is the full softmax's.
+    that over many windows the gradient is near the full softmax's.
     """
 
     def __init__(self, counts: NDArray[np.integer[Any]], size: int, targets_a_window: int) -> None:
-        """counts (V,): how often each word stands in the training text; every draw is one of those that do."""
+        """counts (V,): how often each word stands in the training text; every draw is one of those that do, and every
+        target must be. targets_a_window: how many targets `loss` is given at once.
+        """
         unigram = counts / counts.sum()
         proposal = unigram**0.75
         proposal /= proposal.sum()

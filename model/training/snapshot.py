@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from model.compat import chainer
+from model.training.folder import FolderError, read_arrays, write_arrays
+from model.training.updater import DivergedError
 
 
 class SnapshotError(ValueError):
@@ -19,25 +19,24 @@ class SnapshotError(ValueError):
 def save(path: Path, trainer: Any) -> None:
     """Write weights, optimiser, recurrent state, place in the text and log; `path` is replaced only by a whole file.
 
-    Raises OSError, a full disk among them, with the old snapshot untouched.
+    Raises OSError, a full disk among them, and DivergedError where a number of the network or its optimiser is not
+    finite, with the old snapshot untouched.
     """
-    new = path.with_name(f".{path.name}.new")
-    try:
-        serializer = chainer.serializers.DictionarySerializer()
-        serializer.save(trainer)
-        with new.open("wb") as file:
-            np.savez(file, allow_pickle=False, **serializer.target)
-            file.flush()
-            os.fsync(file.fileno())
-        new.replace(path)
-    finally:
-        new.unlink(missing_ok=True)
+    serializer = chainer.serializers.DictionarySerializer()
+    serializer.save(trainer)
+    for name, array in serializer.target.items():
+        if name.startswith("updater/") and not np.isfinite(array).all():
+            raise DivergedError(f"{name} is not finite at iteration {trainer.updater.iteration}")
+    write_arrays(path, serializer.target)
 
 
 def load(path: Path, trainer: Any) -> None:
     """Put `trainer` where the snapshot's was. Never unpickles. Raises SnapshotError."""
     try:
-        with np.load(path, allow_pickle=False) as npz:
-            chainer.serializers.NpzDeserializer(npz).load(trainer)
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        arrays = read_arrays(path)
+    except FolderError as error:
+        raise SnapshotError(f"{error}; put back a copy of it, or remove it to start anew from the same text") from error
+    try:
+        chainer.serializers.NpzDeserializer(arrays).load(trainer)
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise SnapshotError(f"{path}: not a snapshot of this training: {error}") from error

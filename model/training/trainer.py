@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -21,15 +22,14 @@ from model.networks import NextWordNetwork, build
 from model.training import snapshot
 from model.training.batches import ParallelSequentialIterator
 from model.training.data import TrainingData
-from model.training.progress import ProgressBar, perplexity, plot
+from model.training.folder import MODEL, SNAPSHOT
+from model.training.progress import ProgressBar, perplexity, plot, write_log
 from model.training.recipe import Recipe, Training
 from model.training.sampling import CandidateSampler
 from model.training.schedule import learning_rate
 from model.training.updater import DivergedError, GradientClipping, TruncatedBPTTUpdater
 from model.training.validation import validate
 
-SNAPSHOT = "snapshot.npz"
-MODEL = "model"
 #: Entries of the log (and points of the plots) in a whole training.
 _LOG_ENTRIES = 200
 
@@ -46,11 +46,16 @@ def open_device(name: str) -> Any:
     if name == "cpu":
         return chainer.get_device("@numpy")
     kind, _, index = name.partition(":")
-    if kind != "cuda" or not index.isdigit():
-        raise TrainingError(f"no device {name!r}: auto, cpu, or cuda:0, cuda:1, ...")
+    if kind != "cuda" or not index.isdecimal():
+        raise TrainingError(f"no device {name!r}: choose auto, cpu, or cuda:0, cuda:1, ...")
     if int(index) >= count:
-        raise TrainingError(f"device {name} does not answer: {count} CUDA devices found (is CuPy installed?)")
-    return chainer.get_device(f"@cupy:{index}")
+        raise TrainingError(
+            f"device {name} does not answer: {count} CUDA devices found. Choose auto or cpu, or see that the driver "
+            f"runs and CuPy is installed: pip install 'nextword[cuda13]'"
+        )
+    device = chainer.get_device(f"@cupy:{int(index)}")
+    device.use()
+    return device
 
 
 def train(
@@ -65,16 +70,19 @@ def train(
 ) -> Artifact | None:
     """Train and write `out/model`; returns it, or None when it was interrupted (a snapshot is then in `out`).
 
-    With `resume` goes on from `out/snapshot.npz`. Leaves there the snapshot, Chainer's `log`, `loss.png` and
-    `perplexity.png`, redrawn at each validation. Raises TrainingError.
+    With `resume` goes on from `out/snapshot.npz`, or from the start where none was saved yet. Leaves there the
+    snapshot, Chainer's `log`, `loss.png` and `perplexity.png`, redrawn at each validation. Raises TrainingError, and
+    ValueError for a text that is too short for the recipe.
     """
     settings = recipe.training
     network_arguments = {**recipe.network, "vocabulary_size": len(data.tokenizer)}
     chainer.global_config.dtype = np.float32
     np.random.seed(settings.seed)  # Chainer's initialisers draw from the global generator
-    network = build(network_arguments | _dropout(recipe))
+    if settings.dropout:  # a matter of training, not of the network that is kept
+        network_arguments["dropout"] = settings.dropout
+    network = build(network_arguments)
     network.to_device(device)
-    iterator = _iterator(data, settings)
+    iterator = ParallelSequentialIterator(data.train, settings.batch_size, settings.window)
     optimizer, clipping = _optimizer(settings, network)
     total = max(1, round(settings.epochs * iterator.windows_an_epoch))
     updater = TruncatedBPTTUpdater(
@@ -94,9 +102,12 @@ def train(
         trainer = chainer.training.Trainer(updater, finished, out=str(out))
         log = _extend(trainer, data, settings, total, console, snapshot_seconds)
         try:
-            if resume:
+            if resume and (out / SNAPSHOT).exists():
                 snapshot.load(out / SNAPSHOT, trainer)
-            trainer.run(show_loop_exception_msg=False)
+            if resume:
+                console.print(f"going on at iteration {updater.iteration:,} of {total:,}")
+            with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # the updater looks for itself
+                trainer.run(show_loop_exception_msg=False)
             snapshot.save(out / SNAPSHOT, trainer)
             if updater.iteration < total:
                 console.print(
@@ -105,30 +116,17 @@ def train(
                 return None
             return _write_model(recipe, network, data, log.log, out)
         except DivergedError as error:
-            raise TrainingError(f"{error}. The last snapshot, from before, is in {out}") from error
+            kept = f"; {out / SNAPSHOT} is from before and whole" if (out / SNAPSHOT).exists() else ""
+            raise TrainingError(
+                f"the training diverged: {error}. Start again in another --out, with a lower learning_rate or a "
+                f"smaller gradient_clipping in the recipe{kept}"
+            ) from error
         except snapshot.SnapshotError as error:
             raise TrainingError(str(error)) from error
         except OSError as error:
             raise TrainingError(f"cannot write to {out}: {error.strerror or error}; what was there is whole") from error
         except ArtifactError as error:
             raise TrainingError(str(error)) from error
-
-
-def _dropout(recipe: Recipe) -> dict[str, float]:
-    """Dropout is a matter of training, not of the network that is kept."""
-    ratio = recipe.training.dropout
-    if ratio == 0:
-        return {}
-    if recipe.network["kind"] not in ("lstm", "lstm_stack"):
-        raise TrainingError(f"recipe {recipe.name}: the network {recipe.network['kind']} has no dropout; set it to 0")
-    return {"dropout": ratio}
-
-
-def _iterator(data: TrainingData, settings: Training) -> ParallelSequentialIterator:
-    try:
-        return ParallelSequentialIterator(data.train, settings.batch_size, settings.window)
-    except ValueError as error:
-        raise TrainingError(f"the training text is too short: {error}") from error
 
 
 def _optimizer(settings: Training, network: NextWordNetwork) -> tuple[Any, GradientClipping]:
@@ -155,30 +153,39 @@ def _extend(
     network: NextWordNetwork = trainer.updater.get_optimizer("main").target
     iterator: ParallelSequentialIterator = trainer.updater.get_iterator("main")
     validation_interval = -(-total // settings.validations)
+    always = _At(1, total)
+    at_validation = _At(validation_interval, total)
+    at_entry = _At(-(-total // _LOG_ENTRIES), total, also=validation_interval)
 
-    trainer.extend(_LearningRate(settings, total))
-    trainer.extend(_Validation(network, data.valid, settings), trigger=_At(validation_interval, total))
+    # No trigger keeps anything in a snapshot, and of the extensions only LogReport does: the others may change freely.
+    trainer.extend(_LearningRate(settings, total), trigger=always)
+    trainer.extend(_Validation(network, data.valid, settings), trigger=at_validation)
     log = chainer.training.extensions.LogReport(
-        trigger=_At(-(-total // _LOG_ENTRIES), total, also=validation_interval),
+        trigger=at_entry,
         postprocess=lambda entry: entry.update(epoch_detail=iterator.epoch_detail),
-        filename="log",
+        log_name=None,  # its own file is left half-written by a full disk
     )
-    trainer.extend(log)
+    trainer.extend(log, trigger=always)
+    trainer.extend(
+        lambda trainer: write_log(log.log, Path(trainer.out)),
+        name="write_log",
+        trigger=at_entry,
+        priority=log.priority - 5,
+    )
     trainer.extend(
         lambda trainer: plot(log.log, Path(trainer.out)),
         name="plot",
-        trigger=_At(validation_interval, total),
+        trigger=at_validation,
         priority=log.priority - 10,
     )
-    trainer.extend(ProgressBar(console, total, iterator.words_an_epoch / iterator.windows_an_epoch))
-    trainer.extend(_Snapshot(snapshot_seconds))
+    trainer.extend(ProgressBar(console, total, iterator.words_an_epoch / iterator.windows_an_epoch), trigger=always)
+    trainer.extend(_Snapshot(snapshot_seconds), trigger=always)
     return log
 
 
 class _LearningRate(chainer.training.Extension):
     """Sets the rate of the next update from how many there have been."""
 
-    trigger = (1, "iteration")
     priority = chainer.training.PRIORITY_EDITOR
 
     def __init__(self, settings: Training, total: int) -> None:
@@ -204,7 +211,7 @@ class _LearningRate(chainer.training.Extension):
 
 
 class _Validation(chainer.training.Extension):
-    """Reports how well the validation text is predicted."""
+    """Reports how well the validation text is predicted. Raises DivergedError where it cannot be told."""
 
     name = "validation"
     priority = chainer.training.PRIORITY_WRITER
@@ -216,6 +223,8 @@ class _Validation(chainer.training.Extension):
 
     def __call__(self, _trainer: Any) -> None:
         loss, accuracy = validate(self._network, self._ids, window=self._window)
+        if not math.isfinite(loss):
+            raise DivergedError(f"the validation loss is {loss}")
         chainer.report(
             {"validation/loss": loss, "validation/accuracy": accuracy, "validation/perplexity": perplexity(loss)}
         )
@@ -224,7 +233,6 @@ class _Validation(chainer.training.Extension):
 class _Snapshot(chainer.training.Extension):
     """Saves the trainer every so often, by the clock; runs last, when an iteration is whole."""
 
-    trigger = (1, "iteration")
     priority = -200
 
     def __init__(self, seconds: float) -> None:
@@ -254,8 +262,8 @@ def _write_model(
 ) -> Artifact:
     network.to_device("@numpy")
     weights = {path.lstrip("/"): parameter.array for path, parameter in network.namedparams()}
-    validations = [entry for entry in log if "validation/perplexity" in entry]
-
+    last: dict[str, Any] = next((entry for entry in reversed(log) if "validation/loss" in entry), {})
+    validation = {name: figure for name, figure in last.items() if math.isfinite(figure)}
     return Artifact.write(
         out / MODEL,
         name=recipe.name,
@@ -263,8 +271,8 @@ def _write_model(
         start=data.start,
         tokenizer=data.tokenizer,
         weights=weights,
-        card=data.card(recipe, network.count_params(), validations[-1] if validations else {}),
-        training={"recipe": recipe.model_dump(), "validation": validations[-1] if validations else {}},
+        card=data.card(recipe, network.count_params(), validation),
+        training={"recipe": recipe.model_dump(), "validation": validation},
         dtype="float16",
     )
 

@@ -14,7 +14,7 @@ from model.training.sampling import CandidateSampler
 
 
 class DivergedError(RuntimeError):
-    """The loss is not a finite number any more."""
+    """The loss, the gradient or the network is not finite any more; the message says which, and when."""
 
 
 class GradientClipping:
@@ -45,7 +45,8 @@ class TruncatedBPTTUpdater(chainer.training.updaters.StandardUpdater):
     """Back-propagation through the window only (Williams and Peng 1990); the state's value is carried over.
 
     The random numbers of an update depend on the seed and the iteration alone, so that a run resumed from a snapshot
-    draws the same dropout masks. The recurrent state is part of the snapshot.
+    draws the same dropout masks. The recurrent state is part of the snapshot. An update raises DivergedError when its
+    loss or gradient is not finite; the network is then spoilt, and the last snapshot is not.
     """
 
     def __init__(
@@ -83,15 +84,16 @@ class TruncatedBPTTUpdater(chainer.training.updaters.StandardUpdater):
             loss = self._sampler.loss(hidden, W, b, targets.ravel(), random)
         else:
             loss = linear_softmax_cross_entropy(hidden, W, b, targets.ravel())
-        if not network.xp.isfinite(loss.array):
-            raise DivergedError(
-                f"the loss is {float(loss.array)} at iteration {self.iteration}: the training diverged. Use a lower "
-                f"learning_rate or a smaller gradient_clipping"
-            )
         network.cleargrads()
         loss.backward()
         loss.unchain_backward()
         optimizer.update()
+        # One look for both, when everything is under way: on a GPU it waits for the device.
+        if not network.xp.isfinite(loss.array + self._clipping.norm):
+            raise DivergedError(
+                f"the loss is {float(loss.array)} and the gradient's norm {float(self._clipping.norm)} at iteration "
+                f"{self.iteration}"
+            )
         if iterator.is_new_epoch:
             network.state = network.zero_state(iterator.batch_size)
         chainer.report({"main/loss": loss.array, "main/gradient_norm": self._clipping.norm})

@@ -11,18 +11,22 @@ from model.compat import chainer
 from model.networks import NextWordNetwork
 from model.training.batches import ParallelSequentialIterator
 
+#: As many parallel streams as are quick; each starts from the zero state in mid-text, so a stream is at least so long
+#: that its first words do not show in the figures, and a short text is read as one.
+_STREAMS = 10
+_WORDS_A_STREAM = 1000
 
-def validate(
-    network: NextWordNetwork, ids: NDArray[np.integer[Any]], *, streams: int = 10, window: int = 35
-) -> tuple[float, float]:
-    """Mean cross entropy (nats a word) and accuracy over `ids` (N,), read as parallel streams from the zero state.
 
-    Quick and near enough to steer a training by; `nextword evaluate` gives the figures to report. The network's own
-    state is left as it is.
+def validate(network: NextWordNetwork, ids: NDArray[np.integer[Any]], *, window: int = 35) -> tuple[float, float]:
+    """Mean cross entropy (nats a word) and accuracy over `ids` (N,), read from the zero state.
+
+    Texts of 2,000 words and more are read as parallel streams: quick and near enough to steer a training by;
+    `nextword evaluate` gives the figures to report. The network's own state is left as it is. Raises ValueError when
+    `ids` are fewer than two words.
     """
     kept = network.state
     device = network.device
-    streams = max(1, min(streams, (len(ids) - 1) // 2))
+    streams = min(_STREAMS, max(1, len(ids) // _WORDS_A_STREAM))
     batches = ParallelSequentialIterator(ids, streams, window, repeat=False)
     losses = hits = 0.0
     words = 0
