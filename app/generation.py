@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
@@ -16,11 +17,15 @@ from app.service import Service
 from app.sessions import PositionConflictError, Session
 from app.speech import Said, Speech
 from app.states import START
+from app.stores.base import StoreAwayError
 from model import decoding
 from model.decoding import Sampling
 
 _SEED_BYTES = 8
 _NAN = float("nan")
+
+#: How the text goes on depends on so many words before it at most.
+_TEXT_WORDS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,18 +83,19 @@ async def in_session(
         Others as `Service.predict`; nothing was consumed then.
     """
     if session_id is not None:
-        async with service._turn(session_id):
+        async with service.turn(session_id):
             return await _go_on(service, await service.find(session_id), position, ids, order, tell)
     if position:
         raise PositionConflictError(f"a new session is at 0, not at {position}", 0)
     session = await service._create(Job((), START, START, 0), (), None)
-    async with service._turn(session.id):
+    async with service.turn(session.id):
         try:
             return await _go_on(service, session, None, ids, order, tell)
         except BaseException:
-            stored = await service.store.load(session.id)
-            if stored is not None and stored.revision == session.revision:
-                await service.store.delete(session.id)
+            with contextlib.suppress(StoreAwayError):
+                stored = await service.store.load(session.id)
+                if stored is not None and stored.revision == session.revision:
+                    await service.store.delete(session.id)
             raise
 
 
@@ -143,7 +149,7 @@ async def _go_on(
     scored = 0 if order.echo and order.tops is not None else None
     job = Job(speech.ids, session.state, START, 0, score_from=scored, score_tops=order.tops or 0, speech=speech)
     given, before = len(speech.ids), len(speech.said)
-    words = session.words
+    words = session.last_words(_TEXT_WORDS + before)
     opening = Opening(
         session.id,
         session.position + given - before,
@@ -192,8 +198,7 @@ async def _move(
         job = Job(ids, session.state, START, 0)
         if ids:
             await service._run(job)
-    moved = session.after(job.slot if ids else session.state, ids, service.clock(), None)
-    await service._commit(replace(moved, generated=mark), session.revision, job)
+    await service.move(session, job.slot if ids else session.state, ids, None, mark)
 
 
 def _speech(ids: list[int], order: Order, seed: int, earlier: Sequence[int]) -> Speech:
@@ -215,18 +220,18 @@ def _earlier(
         return None
     if position > session.position:
         raise PositionConflictError(f"the session is at {session.position}, not yet at {position}", session.position)
-    count = session.position - position - len(ids)
+    count = session.position - position - len(ids)  # of the words that were said
     if session.generated[_SEED_BYTES:] != mark or count < 0:
         message = f"the session is at {session.position}, and this is not the request that brought it there"
         raise PositionConflictError(message, session.position)
-    words = session.words
-    if count > len(words):
+    words = session.last_words(count)
+    if len(words) < count:
         message = f"{count} words were generated, and the session keeps its last {len(words)} only"
         raise PositionConflictError(message, session.position)
     if order.tops is not None:
         message = "these words were generated before, and have no log-probabilities any more: ask without `logprobs`"
         raise PositionConflictError(message, session.position)
-    return words[len(words) - count :]
+    return words
 
 
 class _Speaking:

@@ -5,11 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Any
 
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
-from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
@@ -23,7 +21,7 @@ from app.metrics import Metrics
 from app.problems import ProblemMiddleware, answer_http_exception
 from app.routes import generate, openai, operations, page, score, sessions, tokenizer
 from app.routes.predict import Predict
-from app.schemas import OpenRequest, PredictReply, PredictRequest
+from app.schemas import PredictReply, PredictRequest
 from app.security import Guard, Keys
 from app.service import Service
 from app.settings import Settings
@@ -102,7 +100,7 @@ def create_app(
     app.add_exception_handler(HTTPException, answer_http_exception)
 
     app.router.routes.insert(0, _predict_route(app.predict))
-    app.include_router(sessions.router(service, _body(OpenRequest), _PROBLEMS))
+    app.include_router(sessions.router(service, _PROBLEMS))
     for resource in (generate, score, openai, tokenizer):
         app.include_router(resource.router(service, _PROBLEMS))
     metrics = None if settings.metrics == "off" else Metrics(service, app.gate)
@@ -135,18 +133,14 @@ def _predict_route(endpoint: Predict) -> APIRoute:
         """Consume words, answer with what may come next."""
         raise AssertionError("answered by `Predict`")
 
+    content = {"application/json": {"schema": PredictRequest.model_json_schema()}}
     route = APIRoute(
         PREDICT,
         predict,
         methods=["POST"],
         tags=["predict"],
         responses={200: {"model": PredictReply}, **_PROBLEMS},
-        openapi_extra=_body(PredictRequest),
+        openapi_extra={"requestBody": {"required": True, "content": content}},
     )
     route.app = endpoint
     return route
-
-
-def _body(schema: type[BaseModel]) -> dict[str, Any]:
-    content = {"application/json": {"schema": schema.model_json_schema()}}
-    return {"requestBody": {"required": schema is PredictRequest, "content": content}}

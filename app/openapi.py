@@ -92,8 +92,6 @@ _EXAMPLES: dict[tuple[str, str], tuple[Any, Any]] = {
         },
     ),
     ("post", "/v1/sessions"): ({"text": "The cat sat", "ttl_seconds": 600}, None),
-    ("post", "/v1/sessions/{session_id}/fork"): ({"position": 2}, None),
-    ("post", "/v1/sessions/{session_id}/rewind"): ({"position": 2}, None),
     ("get", "/v1/sessions/{session_id}/trace"): (
         None,
         {

@@ -20,6 +20,7 @@ from app.caller import REQUEST_ID
 from app.engine import RuntimeFailedError
 from app.scheduler import UnavailableError
 from app.sessions import NoSuchSessionError, PositionConflictError, SessionGoneError
+from app.state_file import StateFileError
 from app.stores.base import ConflictError, ForeignSessionError, StoreAwayError, StoreFullError
 
 log = logging.getLogger("nextword")
@@ -121,7 +122,11 @@ def of_exception(error: BaseException, *, retry_after: int) -> Problem:
     if isinstance(error, PositionConflictError):
         # Clients that retry a 409 by themselves are told that this one cannot be mended so.
         headers, fields = {"x-should-retry": "false"}, {"position": error.position}
+        if error.earliest is not None:
+            fields["earliest"] = error.earliest
         return Problem(409, "position-conflict", str(error), headers=headers, fields=fields)
+    if isinstance(error, StateFileError):
+        return Problem(400, "bad-state-file", str(error))
     if isinstance(error, ForeignSessionError):
         return Problem(409, "other-model", str(error), headers={"x-should-retry": "false"})
     if isinstance(error, ConflictError):

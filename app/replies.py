@@ -9,8 +9,10 @@ from typing import Any
 
 import pydantic_core
 
+from app.engine import Job
 from app.service import Answer, Service
 from app.sessions import Session
+from app.trace import TOP, Moment
 from model import decoding
 
 #: How many of its last words a session shows.
@@ -72,6 +74,36 @@ def _words(answer: Answer, vocabulary: Sequence[str], unknown: int) -> list[dict
             item["rank"] = rank
             item["surprisal_bits"] = decoding.surprisal_bits(value)
     return items
+
+
+def trace(service: Service, session: Session, moments: Sequence[Moment]) -> bytes:
+    """The body of a reply that is the trace of a session."""
+    vocabulary, unknown = service.tokenizer.vocabulary, service.tokenizer.unknown_id
+
+    def predictions(job: Job) -> list[dict[str, Any]]:
+        best = decoding.ranking(job.top_ids, job.top_log_probabilities, TOP, without=unknown)
+        return [
+            {"word": vocabulary[id], "probability": probability, "log_probability": log_probability}
+            for id, probability, log_probability in best
+        ]
+
+    return pydantic_core.to_json(
+        {
+            "session_id": session.id,
+            "position": session.position,
+            "model": service.artifact.id,
+            "words": [
+                {
+                    "word": vocabulary[moment.id],
+                    "known": moment.id != unknown,
+                    "position": moment.position,
+                    "predictions": predictions(moment.job),
+                    "layers": [layer._asdict() for layer in moment.layers],
+                }
+                for moment in moments
+            ],
+        }
+    )
 
 
 def session(service: Service, session: Session) -> bytes:

@@ -56,6 +56,7 @@ class Scheduler:
         slots: int,
         max_batch: int,
         max_queue: int,
+        spare_bytes: int = 0,
     ) -> None:
         self.status = Status.STARTING
         self.loaded = False  # from when on there are `states`, a `runtime` and an `engine`
@@ -68,6 +69,7 @@ class Scheduler:
         self._unknown_id = unknown_id
         self._start_id = start_id
         self._slots = slots
+        self._spare_bytes = spare_bytes
         self._max_batch = max_batch
         self._max_queue = max_queue
         self._joining: queue.SimpleQueue[list[Job] | None] = queue.SimpleQueue()
@@ -215,7 +217,7 @@ class Scheduler:
     def _work(self) -> None:
         try:
             self.runtime = self._load()
-            self.states = States(self.runtime.state_tensors, self._slots)
+            self.states = States(self.runtime.state_tensors, self._slots, self._spare_bytes)
             self.engine = Engine(
                 self.runtime,
                 self.states,

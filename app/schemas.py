@@ -13,6 +13,7 @@ MAX_GENERATED = 1000
 MAX_TEMPERATURE = 100.0
 MAX_STOPS = 64
 MAX_TEXTS = 1000
+MAX_TRACED = 64
 
 #: Numbers in a JSON document may become floats, in which larger integers are not exact.
 EXACT: JsonDict = {"minimum": -(2**53), "maximum": 2**53}
@@ -151,6 +152,32 @@ class ScoreRequest(BaseModel):
         return self
 
 
+class ForkRequest(BaseModel):
+    """Open a session that begins inside another."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    position: int | None = Field(
+        default=None, ge=0, le=2**53, description="After how many of its words; by default all of them."
+    )
+
+
+class RewindRequest(BaseModel):
+    """Go back."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    position: int = Field(ge=0, le=2**53, description="How many words stay consumed.")
+
+
+class TraceQuery(BaseModel):
+    """What of a session is to be drawn."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    last: int = Field(default=20, ge=1, le=MAX_TRACED, description="How many of the last words.")
+
+
 class ConsumedWord(BaseModel):
     """A word of the request. `start` and `end` are there for `text`, the last four fields with `scores`."""
 
@@ -251,6 +278,40 @@ class SessionReply(BaseModel):
     expires_at: str
     state_bytes: int
     words: list[str]
+
+
+class TracedLayer(BaseModel):
+    """The hidden state of a layer: `values` are means of neighbours where it has more than 64 units."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str
+    layer: int
+    size: int = Field(description="How many units it has.")
+    values: list[float] = Field(max_length=64)
+
+
+class TracedWord(BaseModel):
+    """A word, and what the network had in mind right after it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    word: str
+    known: bool
+    position: int = Field(description="How many words were consumed then, this one included.")
+    predictions: list[Prediction]
+    layers: list[TracedLayer]
+
+
+class TraceReply(BaseModel):
+    """The last words of a session, oldest first."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    session_id: str
+    position: int
+    model: str
+    words: list[TracedWord]
 
 
 class ModelReply(BaseModel):

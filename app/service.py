@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import time
 from array import array
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -16,9 +17,18 @@ from typing import NamedTuple
 from app import problems
 from app.caller import OWNER
 from app.engine import Job, Scores
+from app.history import History
 from app.scheduler import Scheduler, Status, UnavailableError
 from app.schemas import OpenRequest, PredictRequest, WordsRequest
-from app.sessions import WORDS_KEPT, NoSuchSessionError, PositionConflictError, Session, SessionGoneError, SessionIds
+from app.sessions import (
+    FAMILY_BYTES,
+    SCORES_KEPT,
+    NoSuchSessionError,
+    PositionConflictError,
+    Session,
+    SessionGoneError,
+    SessionIds,
+)
 from app.settings import Settings
 from app.states import START
 from app.stores.base import ConflictError, StoreAwayError
@@ -99,7 +109,9 @@ class Service:
             slots=copies(settings) + 2 * settings.max_queue,
             max_batch=settings.max_batch,
             max_queue=settings.max_queue,
+            spare_bytes=settings.history_bytes,
         )
+        self.history = History(self.scheduler)
         self.store, key = choose(
             settings,
             Records(self.scheduler, artifact.id),
@@ -148,7 +160,7 @@ class Service:
                 return Answer(words, None, len(words.ids), job, _asked(job))
             session = await self._create(job, words.ids, None)
             return Answer(words, session, session.position, job, _asked(job))
-        async with self._turn(session_id):
+        async with self.turn(session_id):
             for _ in range(ATTEMPTS):
                 try:
                     return await self._go_on(session_id, request)
@@ -165,7 +177,7 @@ class Service:
             return await self._again(session, words, request)
         job = self._job(session.state, words.ids, request, 0)
         await self._run(job)
-        session = await self._move(session, job, words.ids)
+        session = await (self.move(session, job.slot, words.ids, _kept(job)) if words.ids else self._touch(session))
         return Answer(words, session, session.position, job, _asked(job))
 
     async def open(self, request: OpenRequest) -> Session:
@@ -187,7 +199,7 @@ class Service:
         """The same for one who only looks: what its state points at may be another state by now."""
         if not self.store.shared:
             return await self._held(session_id)
-        async with self._turn(session_id):
+        async with self.turn(session_id):
             return await self.find(session_id)
 
     async def _held(self, session_id: str) -> Session:
@@ -200,11 +212,12 @@ class Service:
 
     async def delete(self, session_id: str) -> None:
         """Forget a session, after the requests to it that came before. Raises as `find`."""
-        async with self._turn(session_id):
+        async with self.turn(session_id):
             await self.find(session_id)
             await self.store.delete(session_id)
 
-    def _turn(self, session_id: str) -> _Turn:
+    def turn(self, session_id: str) -> _Turn:
+        """`async with`: this session is the caller's, after the requests that came before."""
         return _Turn(self.turns, session_id)
 
     def _encode(self, text: str) -> Words:
@@ -252,10 +265,18 @@ class Service:
         await self.scheduler.run(job)
 
     async def _create(self, job: Job, ids: Sequence[int], ttl: float | None) -> Session:
+        session = self.new_session(ttl).after(
+            job.slot, ids, self.clock(), _kept(job), keep=self.settings.max_session_words
+        )
+        await self.commit(session, None, job.slot)
+        return session
+
+    def new_session(self, ttl: float | None) -> Session:
+        """The caller's, without a word, and not in the store yet; `ttl` seconds, within what is allowed."""
         now, owner = self.clock(), OWNER.get()
         usual = self.settings.session_ttl_seconds
         lives = usual if ttl is None else min(ttl, max(self.settings.max_session_ttl_seconds, usual))
-        session = Session(
+        return Session(
             self._ids.issue(owner),
             START,
             0,
@@ -267,24 +288,46 @@ class Service:
             lives,
             lives > usual,
             owner=owner,
-        ).after(job.slot, ids, now, _kept(job))
-        await self._commit(session, None, job)
-        return session
-
-    async def _move(self, session: Session, job: Job, ids: Sequence[int]) -> Session:
-        moved = session.after(
-            job.slot if ids else session.state, ids, self.clock(), _kept(job) if ids else session.scores
+            family=os.urandom(FAMILY_BYTES),
         )
-        await self._commit(moved, session.revision, job)
+
+    async def move(
+        self,
+        session: Session,
+        slot: int,
+        ids: Sequence[int],
+        scores: tuple[array[float], array[int]] | None,
+        generated: bytes = b"",
+    ) -> Session:
+        """Have a session go on with these words, if there are any, to the state in `slot`, which is freed if that
+        fails."""
+        keep = self.settings.max_session_words
+        mark = b""
+        if ids:
+            self.history.keep(session)
+            if session.wants_mark(len(ids), keep):
+                mark = self.scheduler.states.pack(session.state)
+        moved = session.after(slot, ids, self.clock(), scores, keep=keep, mark=mark)
+        moved.generated = generated
+        await self.commit(moved, session.revision, slot if ids else START)
         return moved
 
-    async def _commit(self, session: Session, expected_revision: int | None, job: Job) -> None:
+    async def _touch(self, session: Session) -> Session:
+        """A session that was used, and has consumed nothing."""
+        touched = session.after(session.state, (), self.clock(), session.scores)
+        touched.generated = session.generated
+        await self.commit(touched, session.revision, START)
+        return touched
+
+    async def commit(self, session: Session, expected_revision: int | None, slot: int) -> None:
+        """Have the store hold this. If it does not, `slot`, the new state's, is freed. Raises as `Store.commit`, and a
+        `Problem` if its owner has too many sessions."""
         try:
             if expected_revision is None and session.owner:
                 self._refuse_too_many(session.owner)
             await self.store.commit(session, expected_revision)
         except BaseException:
-            self.scheduler.free_state(job.slot)
+            self.scheduler.free_state(slot)
             raise
 
     def _refuse_too_many(self, owner: str) -> None:
@@ -299,19 +342,22 @@ class Service:
         if request.scores and session.scores is not None and len(session.scores[0]) == count:
             scores = Scores(session.scores[0].tolist(), session.scores[1].tolist())
         if request.scores and scores is None:
-            # The states before these words are gone. From the very start they can be had again.
-            words_kept = session.words
-            if session.position != len(words_kept):
+            before = session.position - count
+            if before < session.earliest:
                 message = "these words were consumed before, and cannot be scored any more: ask without `scores`"
                 raise PositionConflictError(message, session.position)
-            job = self._job(START, words_kept.tolist(), request, session.position - count)
-            await self._run(job)
+            source = await self.history.state_at(session, before)
+            try:
+                job = self._job(source, words.ids, request, 0)
+                await self._run(job)
+            finally:
+                self.scheduler.free_state(source)
             self.scheduler.free_state(job.slot)
             scores = job.scores
         else:
             job = self._job(session.state, (), request, 0)
             await self._run(job)
-        session = await self._move(session, job, ())
+        session = await self._touch(session)
         return Answer(words, session, session.position, job, scores)
 
     async def _sweep(self) -> None:
@@ -352,6 +398,6 @@ def _asked(job: Job) -> Scores | None:
 
 def _kept(job: Job) -> tuple[array[float], array[int]] | None:
     """Scores as a session keeps them, for a retry; longer requests than a session remembers cannot be retried."""
-    if job.score_from is None or len(job.scores.ranks) > WORDS_KEPT:
+    if job.score_from is None or len(job.scores.ranks) > SCORES_KEPT:
         return None
     return array("f", job.scores.log_probabilities), array("I", job.scores.ranks)

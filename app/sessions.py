@@ -81,24 +81,13 @@ class Session:
 
         `mark` are the bytes of the state that it stands at before, where `wants_mark` says so.
         """
-        recent, marks, family = self.recent, self.marks, self.family
-        position = self.position + len(ids)
+        recent = self.recent
         if ids:
             recent += array(self.typecode, ids).tobytes()
-            if mark:
-                marks = (*marks, (self.position, mark))
-            least = position - keep
-            if self.first < least:
-                # Where there is a mark the words after it can still be gone back to.
-                first = next((at for at, _ in marks if at >= least), least)
-                dropped = (first - self.first) * self.width
-                family = hashlib.blake2b(recent[:dropped], digest_size=FAMILY_BYTES, key=family).digest()
-                recent = recent[dropped:]
-                marks = tuple(item for item in marks if item[0] >= first)
-        return Session(
+        moved = Session(
             self.id,
             state,
-            position,
+            self.position + len(ids),
             self.revision + 1,
             self.typecode,
             recent,
@@ -108,8 +97,24 @@ class Session:
             self.long_lived,
             scores,
             self.owner,
-            marks=marks,
-            family=family,
+            marks=(*self.marks, (self.position, mark)) if mark else self.marks,
+            family=self.family,
+        )
+        return moved.remembering(keep) if len(recent) > keep * self.width else moved
+
+    def remembering(self, keep: int) -> Session:
+        """This session with its last `keep` words at most. Where there is a mark it begins there, so that every word
+        it remembers can be gone back to."""
+        least = self.position - keep
+        if self.first >= least:
+            return self
+        first = next((at for at, _ in self.marks if at >= least), least)
+        dropped = (first - self.first) * self.width
+        return replace(
+            self,
+            recent=self.recent[dropped:],
+            marks=tuple(mark for mark in self.marks if mark[0] >= first),
+            family=hashlib.blake2b(self.recent[:dropped], digest_size=FAMILY_BYTES, key=self.family).digest(),
         )
 
     def back_at(self, position: int, state: int, now: float) -> Session:

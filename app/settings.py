@@ -9,6 +9,7 @@ from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_va
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 import model
+from app.sessions import WORDS_KEPT
 from model.runtimes import RUNTIMES
 
 ENV_PREFIX = "NEXTWORD_"
@@ -55,6 +56,18 @@ class Settings(BaseSettings):
     )
     max_session_ttl_seconds: float = Field(
         default=86_400, ge=1, le=31_536_000, description="The longest such time that a client may ask for."
+    )
+    max_session_words: int = Field(
+        default=WORDS_KEPT,
+        ge=16,
+        le=10_000_000,
+        description="Words of a session that are remembered, at most: so far back it can be rewound and forked.",
+    )
+    history_bytes: int = Field(
+        default=64 << 20,
+        ge=0,
+        le=1 << 40,
+        description="Memory for states that sessions were at before; what is not there is computed again.",
     )
     session_key: SecretStr | None = Field(
         default=None,

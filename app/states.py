@@ -22,14 +22,16 @@ class StatesFullError(RuntimeError):
 
 
 class States:
-    """`capacity` slots beside START.
+    """`capacity` slots beside START, and room for `spare_bytes` of states more: `spare` slots.
 
     Slots are handed out and taken back on the event loop; rows are read and written on the engine thread, and only
     rows of slots that the loop has handed to a request. The arrays are reserved whole, but the operating system
     commits a page of memory only when a row on it is first written, and low slots are used first.
     """
 
-    def __init__(self, tensors: Sequence[StateTensor], capacity: int) -> None:
+    def __init__(self, tensors: Sequence[StateTensor], capacity: int, spare_bytes: int = 0) -> None:
+        self.spare = spare_bytes // sum(4 * tensor.size for tensor in tensors)
+        capacity += self.spare
         self._slabs = tuple(np.zeros((capacity + 1, tensor.size), dtype=np.float32) for tensor in tensors)
         self._capacity = capacity
         self._fresh = START + 1
@@ -45,6 +47,11 @@ class States:
     def in_use(self) -> int:
         """How many slots are handed out."""
         return self._fresh - (START + 1) - len(self._free)
+
+    @property
+    def references(self) -> int:
+        """How many point at those."""
+        return self.in_use + sum(self._shared.values())
 
     def take(self) -> int:
         """A slot nobody points at. Raises `StatesFullError`."""

@@ -69,6 +69,8 @@ def command(
     rate_burst: Annotated[int | None, _option("rate_burst")] = None,
     max_requests_per_key: Annotated[int | None, _option("max_requests_per_key")] = None,
     max_sessions_per_key: Annotated[int | None, _option("max_sessions_per_key")] = None,
+    max_session_words: Annotated[int | None, _option("max_session_words")] = None,
+    history_bytes: Annotated[int | None, _option("history_bytes")] = None,
     metrics: Annotated[str | None, _option("metrics")] = None,
     cors_origins: Annotated[str | None, _option("cors_origins")] = None,
 ) -> None:

@@ -85,8 +85,11 @@ async def running(start: str | None = "<eos>", **settings: Any) -> AsyncIterator
         runtime.gate.set()
     assert not len(service.turns), "a turn was never ended"
     assert service.scheduler.in_flight == 0
-    held = {session.state for session in service.store} - {0}
-    assert service.scheduler.states.in_use == len(held), "a state slot leaked"
+    sessions, states = [session.state for session in service.store], service.scheduler.states
+    held = {*sessions, *service.history} - {0}
+    assert states.in_use == len(held), "a state slot leaked"
+    pointing = sum(slot != 0 for slot in sessions) + len(service.history)
+    assert states.references == pointing, "somebody still points at a state slot, or does no more"
 
 
 @pytest.fixture
