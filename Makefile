@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 .DEFAULT_GOAL := help
 
-.PHONY: help serve train-packages test test-pythons check format requirements clean
+.PHONY: help serve train-packages test test-pythons check bench bench-agreement format requirements clean
 
 help: ## what each target does
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -36,6 +36,17 @@ check: $(VENV)/.dev ## ruff, mypy, import-linter
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# What is written is measured beside peers in one run; a peer that cannot be installed here is said to be missing.
+bench: $(VENV)/.bench ## measure beside peers, write BENCHMARKS.md (about ten minutes on two free cores)
+	$(BENCHMARKS) all $(BENCH)
+
+DATA ?= held-out.txt
+MODEL ?= model/pretrained/english
+bench-agreement: $(VENV)/.bench ## the CPU runtimes against Chainer: make bench-agreement DATA=test.txt [MODEL=directory]
+	$(BENCHMARKS) agreement --data $(DATA) --model $(MODEL) $(BENCH)
+
+BENCHMARKS := PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/python -m tests.benchmarks
+
 format: $(VENV)/.dev ## rewrite the sources in the project's style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -57,6 +68,10 @@ $(VENV)/.train: $(VENV)/.serve requirements/train.txt
 
 $(VENV)/.dev: $(VENV)/.train requirements/dev.txt
 	$(PIP) install --require-hashes --no-build-isolation -r requirements/dev.txt
+	touch $@
+
+$(VENV)/.bench: $(VENV)/.dev requirements/bench.in
+	-$(PIP) install -r requirements/bench.in
 	touch $@
 
 COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
