@@ -35,6 +35,7 @@ class RunningText:
         if word in _JOINING and previous.isalnum() and self._tokenizer.policy == "english":
             # Whether it joins two words shows only with the second one; mostly it does.
             piece = word
+            longer = self._text + word
         elif longer.startswith(self._text):
             piece = longer[len(self._text) :]
         else:
@@ -43,7 +44,7 @@ class RunningText:
         if self._blank:
             piece = piece.removeprefix(" ")
             self._blank = False
-        if len(self._ids) >= 2 * WINDOW:
+        if len(self._ids) >= 2 * WINDOW and word not in _JOINING:
             self._ids = self._last(self._ids)
             longer = decode(self._ids)
         self._text = longer

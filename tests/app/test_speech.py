@@ -1,0 +1,119 @@
+"""A speech by itself: what it says, what it holds back, where it stops."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.engine import Engine, Job
+from app.speech import ROWS, Said, Speech, draw
+from app.states import START, States
+from model import decoding
+from model.decoding import Sampling
+from model.runtimes.base import Floats
+from tests.app.fake_runtime import FakeRuntime
+
+
+def speech(max_words: int = 10, **fields: object) -> Speech:
+    return Speech([], max_words, Sampling(), 0, **fields)  # type: ignore[arg-type]
+
+
+def said(id: int) -> Said:
+    return Said(id, -1.0, [], [])
+
+
+@given(
+    st.lists(st.integers(0, 2), max_size=25),
+    st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=4).map(tuple), max_size=3),
+)
+def test_stop_sequences(drawn: list[int], stop: list[tuple[int, ...]]) -> None:
+    """Told is what stands before the first stop sequence that comes up, and nothing of that is ready before."""
+    growing = speech(20, stop=stop)
+    expected: list[int] = []
+    stopped = False
+    for number, id in enumerate(drawn):
+        if not growing.goes_on:
+            break
+        before = growing.ready
+        growing.take(said(id))
+        heard = drawn[: number + 1]
+        assert before <= growing.ready, "what was told cannot be taken back"
+        ending = [sequence for sequence in stop if tuple(heard[-len(sequence) :]) == sequence]
+        if ending:
+            stopped = True
+            assert growing.ready in {len(heard) - len(sequence) for sequence in ending}
+            expected = heard[: growing.ready]
+            break
+        expected = heard
+        assert growing.ids == heard
+    assert growing.stopped == stopped
+    if stopped:
+        assert not growing.goes_on
+    elif len(drawn) >= 20:
+        assert growing.ready == 20, "at the end nothing is held back"
+        assert not growing.goes_on
+    assert [word.id for word in growing.said[: growing.ready]] == expected[: growing.ready]
+
+
+def test_what_may_begin_a_stop_sequence_is_held_back() -> None:
+    growing = speech(5, stop=[(1, 2, 3)])
+    ready = []
+    for id in (0, 1, 2, 0, 1):
+        growing.take(said(id))
+        ready.append(growing.ready)
+    assert ready == [1, 1, 1, 4, 5]
+
+
+def test_no_word_that_could_be_said_ends_it() -> None:
+    runtime = FakeRuntime(vocabulary_size=1)
+    hidden = np.zeros((2, 5), np.float32)
+    speeches = [speech(), Speech([], 3, Sampling(0.0), 0)]
+    drawn = draw(runtime, hidden, speeches, unknown_id=0)
+    assert drawn == [None, None]
+    speeches[0].take(None)
+    assert (speeches[0].stopped, speeches[0].goes_on, speeches[0].ready) == (True, False, 0)
+
+
+def test_distributions_are_held_a_few_at_a_time() -> None:
+    runtime = FakeRuntime()
+    hidden = np.random.default_rng(0).normal(size=(100, 5)).astype(np.float32)
+    speeches = [Speech([], 3, Sampling(1.0 if row % 2 else 0.0), row, tops=row % 4) for row in range(100)]
+    asked: list[int] = []
+    whole = runtime.log_probabilities
+
+    def noting(rows: Floats) -> Floats:
+        asked.append(len(rows))
+        return whole(rows)
+
+    runtime.log_probabilities = noting  # type: ignore[method-assign]
+    drawn = draw(runtime, hidden, speeches, unknown_id=0)
+    assert asked == [50, ROWS, 50 - ROWS]  # the first is the fake's own projection
+    for row, word in enumerate(drawn):
+        assert word is not None
+        values = whole(hidden[row : row + 1])[0]
+        if row % 2:
+            assert word.id == decoding.sample(values, Sampling(), decoding.uniform(row, 0), without=0)
+        else:
+            assert word.id == 1 + int(values[1:].argmax())
+        assert word.log_probability == pytest.approx(values[word.id], abs=1e-6)
+        assert word.top_ids == np.argsort(-values, kind="stable")[: row % 4].tolist()
+
+
+def test_a_tick_a_word_and_no_product_after_the_last_one() -> None:
+    runtime = FakeRuntime()
+    states = States(runtime.state_tensors, 4)
+    engine = Engine(runtime, states, unknown_id=0, start_id=1, max_batch=4)
+    runtime.batches.clear()
+    runtime.products.clear()
+    growing = Speech([2, 3], 4, Sampling(0.0), 0)
+    job = Job(growing.ids, START, states.take(), 0, speech=growing)
+    engine.join(job)
+    ticks = 0
+    while not engine.tick():
+        ticks += 1
+    assert ticks == 5  # and one: two words given, four said, each consumed in a step of its own
+    assert runtime.batches == [1] * 6
+    assert runtime.products == [1] * 4
+    assert (len(growing.said), growing.ready, len(growing.ids)) == (4, 4, 6)
