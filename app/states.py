@@ -6,6 +6,7 @@ A session moves forward by pointing at another slot, so a request that fails lea
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 
 import numpy as np
@@ -35,7 +36,8 @@ class States:
         self._slabs = tuple(np.zeros((capacity + 1, tensor.size), dtype=np.float32) for tensor in tensors)
         self._capacity = capacity
         self._fresh = START + 1
-        self._free: list[int] = []
+        # Not a list: each number in that would be an object, which keeps those allocated around it from being freed.
+        self._free: array[int] = array("q")
         self._shared: dict[int, int] = {}  # how many point at a slot beside the first
 
     @property

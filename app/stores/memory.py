@@ -107,6 +107,8 @@ class MemoryStore:
                 break
         for session_id in over:
             await self.delete(session_id)
+        if over and not self._sessions:
+            self._sessions.clear()  # a dictionary keeps the room that it once needed
         return len(over)
 
     def _evict(self) -> None:
