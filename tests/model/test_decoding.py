@@ -132,23 +132,26 @@ def test_shortlist_is_the_fewest_likeliest_words_that_hold_top_p_of_the_top_k(
     expected = np.exp((row[order].astype(np.float64) - row[order[0]]) / temperature)
     share = (expected / expected.sum()).cumsum()
     if ids is None:
-        assert np.flatnonzero(weights).tolist() == sorted(id for id, p in zip(order, expected, strict=True) if p > 0)
+        assert np.flatnonzero(weights).tolist() == sorted(
+            id for id, p in zip(order, expected, strict=True) if p > 1e-40
+        )
         return
-    found = [id for id, weight in zip(ids.tolist(), weights, strict=True) if weight > 0]
-    assert found == order[: len(found)]
-    assert weights[: len(found)] == pytest.approx(expected[: len(found)])
+    drawn = {id: float(weight) for id, weight in zip(ids.tolist(), weights, strict=True) if weight > 0}
+    assert len(ids) == len({*ids.tolist()})
+    found = order[: len(drawn)]
+    assert drawn == pytest.approx(dict(zip(found, expected.tolist(), strict=False)), rel=1e-4)
     p = 1.0 if top_p is None else top_p
-    assert share[len(found) - 1] >= p - 1e-9
+    assert share[len(found) - 1] >= p - 1e-6
     if p < 1 and len(found) > 1:
-        assert share[len(found) - 2] < p + 1e-9, "one word fewer would have done"
+        assert share[len(found) - 2] < p + 1e-6, "one word fewer would have done"
 
 
-def test_top_p_that_takes_more_words_than_are_sorted_at_first() -> None:
+def test_top_p_of_words_that_are_all_as_likely() -> None:
     row = np.log(np.full(5000, 1 / 5000)).astype(np.float32)
     for top_p in (0.5, 0.9, 1 - 1e-12):
         ids, weights = decoding.shortlist(row, Sampling(1.0, None, top_p))
         assert ids is not None
-        assert ids.tolist() == list(range(len(ids)))
+        assert ids.tolist() == list(range(len(ids))), "lower ids come first"
         assert len(ids) == len(weights) == pytest.approx(5000 * top_p, abs=1)
 
 
