@@ -132,9 +132,9 @@ def test_shortlist_is_the_fewest_likeliest_words_that_hold_top_p_of_the_top_k(
     expected = np.exp((row[order].astype(np.float64) - row[order[0]]) / temperature)
     share = (expected / expected.sum()).cumsum()
     if ids is None:
-        assert np.flatnonzero(weights).tolist() == sorted(
-            id for id, p in zip(order, expected, strict=True) if p > 1e-40
-        )
+        # Weights are float32: what is next to nothing may be nothing.
+        certain = {id for id, weight in zip(order, expected.tolist(), strict=True) if weight > 1e-37}
+        assert certain <= {*np.flatnonzero(weights).tolist()} <= {*order}
         return
     drawn = {id: float(weight) for id, weight in zip(ids.tolist(), weights, strict=True) if weight > 0}
     assert len(ids) == len({*ids.tolist()})
