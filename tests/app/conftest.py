@@ -69,6 +69,18 @@ class Running:
             await anyio.lowlevel.checkpoint()
 
 
+def leaked(service: Service) -> str | None:
+    """What is left over when nobody is asking for anything; None if nothing is."""
+    if len(service.turns) or service.scheduler.in_flight:
+        return "a turn was never ended"
+    sessions, states = [session.state for session in service.store], service.scheduler.states
+    if states.in_use != len({*sessions, *service.history} - {0}):
+        return "a state slot"
+    if states.references != sum(slot != 0 for slot in sessions) + len(service.history):
+        return "somebody who points at a state slot, or does no more"
+    return None
+
+
 @asynccontextmanager
 async def running(start: str | None = "<eos>", **settings: Any) -> AsyncIterator[Running]:
     """A service with the fake runtime, ready; afterwards no state slot may be left over."""
@@ -83,13 +95,7 @@ async def running(start: str | None = "<eos>", **settings: Any) -> AsyncIterator
         async with httpx2.AsyncClient(transport=transport, base_url="http://test") as client:
             yield Running(app, runtime, clock, client)
         runtime.gate.set()
-    assert not len(service.turns), "a turn was never ended"
-    assert service.scheduler.in_flight == 0
-    sessions, states = [session.state for session in service.store], service.scheduler.states
-    held = {*sessions, *service.history} - {0}
-    assert states.in_use == len(held), "a state slot leaked"
-    pointing = sum(slot != 0 for slot in sessions) + len(service.history)
-    assert states.references == pointing, "somebody still points at a state slot, or does no more"
+    assert leaked(service) is None
 
 
 @pytest.fixture

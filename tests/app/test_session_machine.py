@@ -1,0 +1,383 @@
+"""Anything that clients may do to sessions, in any order, against a model in plain Python: a session is its words."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+import anyio
+import httpx2
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from app.sessions import SessionIds
+from tests.app.conftest import Running, leaked, running
+from tests.app.fake_runtime import WORDS, Oracle
+
+#: Histories of each store; more find more (`NEXTWORD_TEST_EXAMPLES=200`).
+EXAMPLES = int(os.environ.get("NEXTWORD_TEST_EXAMPLES", "5"))
+
+TTL = 1800
+FILE = {"content-type": "application/vnd.nextword.state"}
+
+#: Few words, so that histories that differ look alike.
+VOCABULARY = ["the", "cat", "sat", "zyzzyva"]
+
+T = TypeVar("T")
+
+a_word = st.sampled_from(VOCABULARY)
+some_words = st.lists(a_word, max_size=6)
+a_place = st.integers(0, 2**16)  # of a session, a file or a position among those that there are
+
+
+@dataclass
+class Expected:
+    """What a session has to be."""
+
+    words: tuple[str, ...]
+    expires: float
+    last: int = 0  # how many words its last request brought, 0 if that cannot be told any more
+    most: int = 0  # how many words it or those that it came from ever had: beyond the bound some are forgotten
+
+    def __post_init__(self) -> None:
+        self.most = max(self.most, len(self.words))
+
+
+@lru_cache(maxsize=4096)
+def row(words: tuple[str, ...]) -> dict[str, float]:
+    """The probability of every word after these, computed alone and from the start."""
+    oracle = Oracle()
+    oracle.consume(*words)
+    return oracle.row()
+
+
+class Sessions(RuleBasedStateMachine):
+    """`live` must answer as the model says, whatever was done before."""
+
+    live: Live
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sessions: dict[str, Expected] = {}
+        self.gone: list[str] = []
+        self.files: list[tuple[bytes, tuple[str, ...], int]] = []
+
+    # --- What is asked and how it is answered
+
+    def call(self, method: str, path: str, **options: Any) -> httpx2.Response:
+        client = self.live.service.client
+        return self.live.do(lambda: client.request(method, path, **options))
+
+    def post(self, path: str, status: int, **body: Any) -> dict[str, Any]:
+        response = self.call("POST", path, json=body)
+        assert response.status_code == status, response.text
+        reply: dict[str, Any] = response.json()
+        return reply
+
+    @property
+    def now(self) -> float:
+        return self.live.service.clock.now
+
+    def session(self, place: int) -> tuple[str, Expected]:
+        return list(self.sessions.items())[place % len(self.sessions)]
+
+    def used(self, session: Expected) -> None:
+        session.expires = self.now + TTL
+
+    def born(self, reply: dict[str, Any], words: tuple[str, ...], last: int = 0, most: int = 0) -> None:
+        session = reply["session_id"]
+        assert session not in self.sessions
+        assert session not in self.gone
+        self.sessions[session] = Expected(words, self.now + TTL, last, most)
+        assert reply["position"] == len(words)
+
+    def stands(self, reply: dict[str, Any], words: tuple[str, ...]) -> None:
+        """The reply to a predict request with `top_k` of all words is that of somebody who has consumed `words`."""
+        assert reply["position"] == len(words)
+        expected = row(words)
+        told = {item["word"]: item["probability"] for item in reply["predictions"]}
+        assert told.keys() == expected.keys()
+        logs = np.log([[told[word], expected[word]] for word in told])
+        assert np.abs(logs[:, 0] - logs[:, 1]).max() < 1e-4
+
+    # --- Rules
+
+    @initialize(words=some_words)
+    def begin(self, words: list[str]) -> None:
+        self.open(words, predict=False)
+
+    @rule(words=some_words, predict=st.booleans())
+    def open(self, words: list[str], predict: bool) -> None:
+        if predict:
+            reply = self.post("/v1/predict", 200, words=words, top_k=len(WORDS), include_unknown=True)
+            self.stands(reply, tuple(words))
+        else:
+            reply = self.post("/v1/sessions", 201, words=words)
+        self.born(reply, tuple(words), len(words))
+
+    @precondition(lambda self: self.sessions)
+    @rule(place=a_place, words=some_words, told=st.booleans(), scores=st.booleans())
+    def predict(self, place: int, words: list[str], told: bool, scores: bool) -> None:
+        id, session = self.session(place)
+        body: dict[str, Any] = {"session_id": id, "words": words, "scores": scores}
+        if told:
+            body["position"] = len(session.words)
+        reply = self.post("/v1/predict", 200, top_k=len(WORDS), include_unknown=True, **body)
+        session.words += tuple(words)
+        session.most = max(session.most, len(session.words))
+        session.last = len(words) or session.last
+        self.used(session)
+        self.stands(reply, session.words)
+
+    @precondition(lambda self: any(session.last for session in self.sessions.values()))
+    @rule(place=a_place)
+    def retry(self, place: int) -> None:
+        asked = [(id, session) for id, session in self.sessions.items() if session.last]
+        id, session = asked[place % len(asked)]
+        words = session.words[-session.last :]
+        position = len(session.words) - len(words)
+        body = {"session_id": id, "words": list(words), "position": position}
+        self.stands(self.post("/v1/predict", 200, top_k=len(WORDS), include_unknown=True, **body), session.words)
+        self.used(session)
+
+    @precondition(lambda self: self.sessions)
+    @rule(place=a_place, further=st.integers(1, 5), word=a_word)
+    def wrong_position(self, place: int, further: int, word: str) -> None:
+        id, session = self.session(place)
+        count = len(session.words)
+        beyond = {"session_id": id, "words": [word], "position": count + further}
+        assert self.post("/v1/predict", 409, **beyond)["position"] == count
+        if count >= further:
+            # One word more than came after that position, so it cannot be a repetition.
+            longer = {"session_id": id, "words": [*session.words[count - further :], word], "position": count - further}
+            assert self.post("/v1/predict", 409, **longer)["position"] == count
+        assert self.post(f"/v1/sessions/{id}/rewind", 409, position=count + further)["position"] == count
+        assert self.post(f"/v1/sessions/{id}/fork", 409, position=count + further)["position"] == count
+
+    def reachable(self, response: httpx2.Response, session: Expected, position: int) -> bool:
+        """False: it was refused, and that is right since the words there are forgotten."""
+        if response.status_code != 409:
+            assert response.status_code < 300, response.text
+            return True
+        problem = response.json()
+        assert problem["position"] == len(session.words)
+        assert position < problem["earliest"] <= len(session.words)
+        assert session.most > self.live.bound, "nothing was forgotten yet"
+        return False
+
+    @precondition(lambda self: self.sessions)
+    @rule(place=a_place, at=a_place, now=st.booleans())
+    def fork(self, place: int, at: int, now: bool) -> None:
+        id, session = self.session(place)
+        position = len(session.words) if now else at % (len(session.words) + 1)
+        response = self.call("POST", f"/v1/sessions/{id}/fork", json={} if now else {"position": position})
+        if self.reachable(response, session, position):
+            words = session.words[:position]
+            self.born(response.json(), words, session.last if position == len(session.words) else 0, session.most)
+
+    @precondition(lambda self: self.sessions)
+    @rule(place=a_place, at=a_place, times=st.integers(1, 2))
+    def rewind(self, place: int, at: int, times: int) -> None:
+        id, session = self.session(place)
+        position = at % (len(session.words) + 1)
+        for _ in range(times):
+            response = self.call("POST", f"/v1/sessions/{id}/rewind", json={"position": position})
+            if not self.reachable(response, session, position):
+                return
+            assert response.json()["position"] == position
+            if position < len(session.words):
+                session.words, session.last = session.words[:position], 0
+            self.used(session)
+
+    @precondition(lambda self: self.sessions)
+    @rule(place=a_place)
+    def carry_out(self, place: int) -> None:
+        id, session = self.session(place)
+        response = self.call("GET", f"/v1/sessions/{id}/state")
+        assert response.status_code == 200
+        self.files.append((response.content, session.words, session.most))
+
+    @precondition(lambda self: self.files)
+    @rule(place=a_place, damage=st.integers(0, 3), at=a_place)
+    def carry_in(self, place: int, damage: int, at: int) -> None:
+        content, words, most = self.files[place % len(self.files)]
+        if damage == 0:
+            flipped = bytearray(content)
+            flipped[at % len(content)] ^= 1
+            for broken in (bytes(flipped), content[: at % len(content)]):
+                assert self.call("POST", "/v1/sessions", content=broken, headers=FILE).status_code == 400
+            return
+        response = self.call("POST", "/v1/sessions", content=content, headers=FILE)
+        assert response.status_code == 201, response.text
+        self.born(response.json(), words, most=most)
+
+    @precondition(lambda self: self.sessions)
+    @rule(place=a_place, last=st.integers(1, 8))
+    def trace(self, place: int, last: int) -> None:
+        id, session = self.session(place)
+        words = self.call("GET", f"/v1/sessions/{id}/trace?last={last}").json()["words"]
+        assert len(words) == min(last, len(session.words)) or session.most > self.live.bound
+        if words:
+            positions = [item["position"] for item in words]
+            assert positions == list(range(len(session.words) - len(words) + 1, len(session.words) + 1))
+            best = words[-1]["predictions"][0]
+            assert abs(best["probability"] - row(session.words)[best["word"]]) < 1e-4
+
+    @precondition(lambda self: self.sessions)
+    @rule(place=a_place)
+    def delete(self, place: int) -> None:
+        id, _ = self.session(place)
+        assert self.call("DELETE", f"/v1/sessions/{id}").status_code == 204
+        del self.sessions[id]
+        self.gone.append(id)
+
+    @precondition(lambda self: self.live.expiring)
+    @rule(seconds=st.sampled_from([1, 600, 1799, 1800]), sweep=st.booleans())
+    def wait(self, seconds: int, sweep: bool) -> None:
+        service = self.live.service
+        service.clock.now += seconds
+        over = [id for id, session in self.sessions.items() if session.expires <= self.now]
+        if sweep:
+            self.live.do(lambda: service.service.store.expire(self.now))
+        for id in over:
+            del self.sessions[id]
+            self.gone.append(id)
+
+    @precondition(lambda self: self.sessions)
+    @rule(place=a_place, words=st.lists(a_word, min_size=1, max_size=4), steps=st.integers(0, 3))
+    def cancel(self, place: int, words: list[str], steps: int) -> None:
+        """A client that leaves in the middle has changed nothing."""
+        id, _ = self.session(place)
+        self.live.do(lambda: self.leave(id, words, steps))
+
+    async def leave(self, id: str, words: list[str], steps: int) -> None:
+        service = self.live.service
+        runtime = service.runtime
+        if steps < len(words):
+            runtime.hold_at = len(runtime.batches) + steps
+        else:
+            runtime.gate.clear()
+        asking = asyncio.create_task(service.predict(session_id=id, words=words))
+        with anyio.fail_after(20):
+            while runtime.gate.is_set() or not service.service.scheduler.in_flight:
+                await asyncio.sleep(0)
+        await service.in_flight(1)
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+        runtime.hold_at = None
+        runtime.gate.set()
+        await service.in_flight(0)
+
+    @precondition(lambda self: self.gone)
+    @rule(place=a_place)
+    def ask_for_one_that_is_gone(self, place: int) -> None:
+        id = self.gone[place % len(self.gone)]
+        for session, status in ((id, 410), (SessionIds().issue(), 404)):
+            self.post("/v1/predict", status, session_id=session, words=["the"])
+            self.post(f"/v1/sessions/{session}/fork", status)
+            self.post(f"/v1/sessions/{session}/rewind", status, position=0)
+            for path in ("", "/state", "/trace"):
+                assert self.call("GET", f"/v1/sessions/{session}{path}").status_code == status
+
+    @invariant()
+    def the_words_are_those(self) -> None:
+        for id, session in list(self.sessions.items())[-2:]:
+            reply = self.call("GET", f"/v1/sessions/{id}").json()
+            assert reply["position"] == len(session.words)
+            shown = [word if word in WORDS else "<unk>" for word in session.words]
+            known = len(reply["words"])
+            assert reply["words"] == shown[len(shown) - known :]
+            assert known == len(shown) or session.most > self.live.bound
+
+    def teardown(self) -> None:
+        for id, session in self.sessions.items():
+            body = {"session_id": id, "position": len(session.words), "include_unknown": True}
+            self.stands(self.post("/v1/predict", 200, top_k=len(WORDS), **body), session.words)
+            assert self.call("DELETE", f"/v1/sessions/{id}").status_code == 204
+        self.live.do(self.settled)
+
+    async def settled(self) -> None:
+        service = self.live.service.service
+        if self.live.expiring:
+            while await service.store.expire(self.now):
+                pass
+            assert len(service.store) == 0
+        with anyio.move_on_after(5):  # what clients that left had begun is let go of by the engine
+            while leaked(service):
+                await asyncio.sleep(0)
+        assert leaked(service) is None
+
+
+@dataclass
+class Live:
+    """A service in an event loop that runs while it is asked something."""
+
+    service: Running
+    runner: asyncio.Runner
+    bound: int  # how many words a session remembers
+    expiring: bool  # whether the store goes by the fake clock
+
+    def do(self, work: Callable[[], Awaitable[T]]) -> T:
+        async def run() -> T:
+            return await work()
+
+        return self.runner.run(run())
+
+
+@contextmanager
+def live(*, expiring: bool = True, **options: Any) -> Iterator[Live]:
+    """A service with these settings."""
+    with asyncio.Runner() as runner:
+        context = running(**options)
+        service = runner.run(context.__aenter__())
+        try:
+            yield Live(service, runner, service.service.settings.max_session_words, expiring)
+        finally:
+            runner.run(context.__aexit__(None, None, None))
+
+
+def run_machine(it: Live) -> None:
+    """Try `EXAMPLES` histories."""
+    machine = type("Machine", (Sessions,), {"live": it})
+    run_state_machine_as_test(
+        machine,
+        settings=settings(
+            max_examples=EXAMPLES,
+            stateful_step_count=30,
+            deadline=None,
+            derandomize=True,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param({}, id="usual"),
+        pytest.param({"max_session_words": 16, "history_bytes": 100}, id="forgetful"),
+        pytest.param({"store": "sqlite:"}, id="sqlite"),
+    ],
+)
+def test_sessions_are_their_words(options: dict[str, Any], tmp_path: Path) -> None:
+    if options.get("store") == "sqlite:":
+        options = {**options, "store": f"sqlite:{tmp_path / 'sessions'}"}
+    with live(**options) as it:
+        run_machine(it)
