@@ -6,7 +6,10 @@ import json
 import struct
 from array import array
 from dataclasses import fields
+from operator import attrgetter
 from typing import Any
+
+from pydantic_core import to_json
 
 from app.scheduler import Scheduler
 from app.sessions import Session
@@ -19,6 +22,19 @@ FORMAT = 1
 
 _LENGTH = struct.Struct("<I")
 _NAMES = tuple(field.name for field in fields(Session) if field.name != "state")
+_values = attrgetter(*_NAMES)
+_PLAIN = {str, int, float, bool, type(None)}
+
+
+def _described(value: Any, blobs: list[bytes]) -> Any:
+    """What JSON can hold of a value; the rest goes to `blobs`."""
+    if isinstance(value, bytes):
+        blobs.append(value)
+        return {"bytes": len(value)}
+    if isinstance(value, array):
+        blobs.append(value.tobytes())
+        return {"array": value.typecode, "bytes": len(blobs[-1])}
+    return [_described(item, blobs) for item in value] if isinstance(value, tuple) else value
 
 
 class Records:
@@ -30,22 +46,12 @@ class Records:
 
     def pack(self, session: Session) -> bytes:
         """The record."""
-        plain: dict[str, Any] = {}
+        plain: list[Any] = []
         blobs: list[bytes] = []
-
-        def described(value: Any) -> Any:
-            if isinstance(value, bytes):
-                blobs.append(value)
-                return {"bytes": len(value)}
-            if isinstance(value, array):
-                blobs.append(value.tobytes())
-                return {"array": value.typecode, "bytes": len(blobs[-1])}
-            return [described(item) for item in value] if isinstance(value, tuple) else value
-
-        for name in _NAMES:
-            plain[name] = described(getattr(session, name))
+        for value in _values(session):
+            plain.append(value if type(value) in _PLAIN else _described(value, blobs))
         begun = session.state != START
-        head = json.dumps({"format": FORMAT, "model": self._model, "begun": begun, "session": plain}).encode()
+        head = to_json([FORMAT, self._model, _NAMES, begun, plain])
         parts = [_LENGTH.pack(len(head)), head, *blobs]
         if begun:
             parts.append(self._scheduler.states.pack(session.state))
@@ -60,24 +66,24 @@ class Records:
         """
         (length,) = _LENGTH.unpack_from(content)
         at = _LENGTH.size + length
-        head = json.loads(content[_LENGTH.size : at])
-        if head["model"] != self._model:
-            raise ForeignSessionError(f"the session is of the model {head['model']}, and this server has {self._model}")
-        if head["format"] != FORMAT or head["session"].keys() != set(_NAMES):
+        number, model, names, begun, described = json.loads(content[_LENGTH.size : at])
+        if number != FORMAT or names != list(_NAMES):
             raise ForeignSessionError("the session was written by another version of this service")
+        if model != self._model:
+            raise ForeignSessionError(f"the session is of the model {model}, and this server has {self._model}")
 
-        def valued(described: Any) -> Any:
+        def valued(item: Any) -> Any:
             nonlocal at
-            if isinstance(described, list):
-                return tuple(map(valued, described))
-            if not isinstance(described, dict):
-                return described
-            blob = content[at : at + described["bytes"]]
-            at += described["bytes"]
-            return array(described["array"], blob) if "array" in described else blob
+            if isinstance(item, list):
+                return tuple(map(valued, item))
+            if not isinstance(item, dict):
+                return item
+            blob = content[at : at + item["bytes"]]
+            at += item["bytes"]
+            return array(item["array"], blob) if "array" in item else blob
 
-        plain = {name: valued(head["session"][name]) for name in _NAMES}
-        if not head["begun"]:
+        plain = dict(zip(_NAMES, map(valued, described), strict=True))
+        if not begun:
             return Session(state=START, **plain)
         slot = self._scheduler.take_state()
         self._scheduler.states.unpack(slot, content[at:])

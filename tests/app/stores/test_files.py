@@ -189,4 +189,4 @@ async def test_session_of_another_model_in_redis(shared_redis: RedisServer) -> N
         assert (refused.status_code, refused.headers["x-should-retry"]) == (409, "false")
         assert "fake@ba9876543210" in refused.json()["detail"]
         assert json.loads((await it.client.get(f"/v1/sessions/{session_id}")).text)["status"] == 409
-        assert it.service.scheduler.states.in_use == 0
+        assert not list(it.service.store)

@@ -76,7 +76,7 @@ async def test_session_deleted_at_the_other_is_gone(replicas: tuple[Running, Run
     assert (await other.client.delete(f"/v1/sessions/{session_id}")).status_code == 204
     assert (await one.predict(session_id=session_id, text="sat")).status_code == 410
     assert (await one.client.get(f"/v1/sessions/{session_id}")).status_code == 410
-    assert one.service.scheduler.states.in_use == 0
+    assert not list(one.service.store)
 
 
 async def test_session_that_the_other_kept_alive_is_not_over(replicas: tuple[Running, Running]) -> None:
@@ -158,4 +158,4 @@ async def test_server_forgets_sessions_by_itself(shared_redis: RedisServer) -> N
                 pass
         assert (await it.predict(session_id=session_id)).status_code == 410
         assert (await it.predict(session_id=session_id)).status_code == 410
-        assert it.service.scheduler.states.in_use == 0
+        assert not list(it.service.store)
