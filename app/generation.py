@@ -87,7 +87,8 @@ async def in_session(
             return await _go_on(service, await service.find(session_id), position, ids, order, tell)
     if position:
         raise PositionConflictError(f"a new session is at 0, not at {position}", 0)
-    session = await service._create(Job((), START, START, 0), (), None)
+    session = service.new_session(None)
+    await service.commit(session, None, START)
     async with service.turn(session.id):
         try:
             return await _go_on(service, session, None, ids, order, tell)
@@ -116,7 +117,7 @@ async def alone(
     speeches = [_speech([], order, decoding.branch(seed, number), ()) for number in numbers]
     opening = Opening(None, len(ids), ids, None if scored is None else given.scores)
     if ids:
-        await service._run(given)
+        await service.run(given)
     try:
         async with asyncio.TaskGroup() as group:
             for number, speech in zip(numbers, speeches, strict=True):
@@ -197,7 +198,7 @@ async def _move(
             service.scheduler.free_state(job.slot)
         job = Job(ids, session.state, START, 0)
         if ids:
-            await service._run(job)
+            await service.run(job)
     await service.move(session, job.slot if ids else session.state, ids, None, mark)
 
 

@@ -49,7 +49,7 @@ async def score(service: Service, texts: Sequence[str], top_k: int) -> list[Scor
 
     async def work() -> None:
         for job in waiting:
-            await service._run(job)
+            await service.run(job)
             service.scheduler.free_state(job.slot)
 
     try:

@@ -150,11 +150,11 @@ class Service:
         """
         session_id = request.session_id
         if session_id is None:
-            words = await self._words(request)
+            words = await self.words_of(request)
             if request.position:
                 raise PositionConflictError(f"a new session is at 0, not at {request.position}", 0)
             job = self._job(START, words.ids, request, 0)
-            await self._run(job)
+            await self.run(job)
             if not request.keep:
                 self.scheduler.free_state(job.slot)
                 return Answer(words, None, len(words.ids), job, _asked(job))
@@ -172,19 +172,19 @@ class Service:
 
     async def _go_on(self, session_id: str, request: PredictRequest) -> Answer:
         session = await self._held(session_id)
-        words = await self._words(request)
+        words = await self.words_of(request)
         if session.is_retry(words.ids, request.position):
             return await self._again(session, words, request)
         job = self._job(session.state, words.ids, request, 0)
-        await self._run(job)
+        await self.run(job)
         session = await (self.move(session, job.slot, words.ids, _kept(job)) if words.ids else self._touch(session))
         return Answer(words, session, session.position, job, _asked(job))
 
     async def open(self, request: OpenRequest) -> Session:
         """A new session that has consumed the words of the request. Raises as `predict`."""
-        words = await self._words(request)
+        words = await self.words_of(request)
         job = Job(words.ids, START, START, 0)
-        await self._run(job)
+        await self.run(job)
         return await self._create(job, words.ids, request.ttl_seconds)
 
     async def find(self, session_id: str) -> Session:
@@ -224,7 +224,8 @@ class Service:
         encoding = self.tokenizer.encode(text)
         return Words(encoding.ids.tolist(), encoding.starts.tolist(), encoding.ends.tolist())
 
-    async def _words(self, request: WordsRequest) -> Words:
+    async def words_of(self, request: WordsRequest) -> Words:
+        """The words of a request. Raises a 413 `Problem` if they are too many."""
         limit = self.settings.max_words
         if request.text:
             length = len(request.text)
@@ -259,7 +260,8 @@ class Service:
             score_from if request.scores else None,
         )
 
-    async def _run(self, job: Job) -> None:
+    async def run(self, job: Job) -> None:
+        """Have a job computed, with a slot for its state if it has words. Raises as `Scheduler.run`."""
         if job.ids:
             job.slot = self.scheduler.take_state()
         await self.scheduler.run(job)
@@ -349,14 +351,14 @@ class Service:
             source = await self.history.state_at(session, before)
             try:
                 job = self._job(source, words.ids, request, 0)
-                await self._run(job)
+                await self.run(job)
             finally:
                 self.scheduler.free_state(source)
             self.scheduler.free_state(job.slot)
             scores = job.scores
         else:
             job = self._job(session.state, (), request, 0)
-            await self._run(job)
+            await self.run(job)
         session = await self._touch(session)
         return Answer(words, session, session.position, job, scores)
 

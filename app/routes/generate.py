@@ -60,7 +60,7 @@ class Generate:
         service = self._service
         request = GenerateRequest.model_validate_json(body)
         headers.match_session(request.session_id)
-        words = await service._words(request)
+        words = await service.words_of(request)
         self._blank = (request.text or "")[-1:].isspace()
 
         async def tell(opening: Opening, said: Said) -> None:

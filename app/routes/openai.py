@@ -167,7 +167,7 @@ class Completion:
     async def _given(self, prompt: str | list[int]) -> Given:
         request, service = self._request, self._service
         if isinstance(prompt, str):
-            words = await service._words(OpenRequest(text=prompt))
+            words = await service.words_of(OpenRequest(text=prompt))
             return Given(prompt, words.ids, words.starts or (), words.ids)
         size, limit = len(self._tokenizer), service.settings.max_words
         if len(prompt) > limit:
