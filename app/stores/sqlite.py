@@ -29,6 +29,9 @@ LAYOUT = 1
 #: How long another process may hold the file's lock before a request is answered 503.
 BUSY_SECONDS = 1.0
 
+#: How long SQLite's log of what was written may become, in pages of 4 KiB, before it is put in its place.
+LOG_PAGES = 8_000
+
 #: At most so many sessions are cleared away in one transaction.
 SWEEP = 500
 
@@ -263,6 +266,8 @@ class SqliteBackend:
         execute = self._connection.execute
         execute("PRAGMA journal_mode = WAL")
         execute("PRAGMA synchronous = FULL")
+        # A session that goes on is written over and over: only the last time need reach the file itself.
+        execute(f"PRAGMA wal_autocheckpoint = {LOG_PAGES}")
         execute("BEGIN IMMEDIATE")  # two servers may be starting at once
         if not self._first("SELECT count(*) FROM sqlite_master"):
             for statement in _SCHEMA:

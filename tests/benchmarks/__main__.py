@@ -13,7 +13,7 @@ from tests.benchmarks import report
 from tests.benchmarks.harness import BenchmarkError
 
 #: What `all` measures, in this order.
-ALL = ("engine", "http", "memory", "start")
+ALL = ("engine", "http", "stores", "memory", "start")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -49,6 +49,11 @@ def _benchmarks(options: argparse.Namespace, command: str) -> dict[str, Callable
 
         return http.run(command, quick=options.quick, model=options.model, profile=options.profile)
 
+    def stores() -> str:
+        from tests.benchmarks import stores
+
+        return stores.run(command, quick=options.quick, model=options.model)
+
     def memory() -> str:
         from tests.benchmarks import memory
 
@@ -66,7 +71,14 @@ def _benchmarks(options: argparse.Namespace, command: str) -> dict[str, Callable
         words = min(options.words, 1_000) if options.quick else options.words
         return agreement.run(command, model=options.model, data=options.data, words=words)
 
-    return {"engine": engine, "http": http, "memory": memory, "start": start, "agreement": agreement}
+    return {
+        "engine": engine,
+        "http": http,
+        "stores": stores,
+        "memory": memory,
+        "start": start,
+        "agreement": agreement,
+    }
 
 
 def main() -> None:
