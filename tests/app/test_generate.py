@@ -7,6 +7,7 @@ import random
 import socket
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -267,6 +268,18 @@ async def test_more_words_than_a_session_keeps_cannot_be_told_again(service: Run
     await store.commit(kept, stored.revision)
     problem = await generate(service, 409, **request)
     assert (problem["position"], "keeps its last 8 only" in problem["detail"]) == (11, True)
+
+
+async def test_a_repetition_is_known_on_another_server_and_after_a_restart(tmp_path: Path) -> None:
+    place = f"sqlite:{tmp_path / 'sessions.db'}"
+    async with running(store=place) as service:
+        session = (await service.ok(text="the cat"))["session_id"]
+        request = {"session_id": session, "position": 2, "text": "sat", "max_words": 6}
+        first = await generate(service, **request)
+    async with running(store=place) as service:
+        assert await generate(service, **request) == first
+        follows = await service.ok(session_id=session, position=9, **WHOLE)
+        assert_equals(follows, after("the", "cat", "sat", *first["words"]))
 
 
 # --- Clients that leave -----------------------------------------------------------------------------------------------
