@@ -62,7 +62,8 @@ class ServiceCollector(Collector):
     def _sessions(self) -> Iterator[Metric]:
         service = self._service
         sessions = GaugeMetricFamily(PREFIX + "sessions", "Live sessions, by where they are kept.", labels=["tier"])
-        sessions.add_metric(["memory"], len(service.store))
+        for tier, count in service.store.tiers().items():
+            sessions.add_metric([tier], count)
         yield sessions
         ended = CounterMetricFamily(
             PREFIX + "session_evictions",

@@ -111,6 +111,10 @@ class BackedStore:
         """The sessions with a copy here, the one left alone for longest first."""
         return iter(self._hot)
 
+    def tiers(self) -> dict[str, int]:
+        count = self._backend.count
+        return self._hot.tiers() | ({} if count is None else {"store": count})
+
     def owned(self, owner: str) -> int:
         count = self._backend.owned(owner)
         return self._hot.owned(owner) if count is None else count

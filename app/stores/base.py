@@ -100,5 +100,8 @@ class Store(Protocol):
     def __len__(self) -> int:
         """How many sessions are here."""
 
+    def tiers(self) -> dict[str, int]:
+        """How many sessions are where: "memory" is this process, "store" what lies behind it; copies count twice."""
+
     def owned(self, owner: str) -> int:
         """How many of them are this owner's ("" is nobody, and not counted)."""

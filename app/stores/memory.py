@@ -62,6 +62,9 @@ class MemoryStore:
     async def refresh(self, session_id: str) -> bool:  # noqa: ARG002 - this is the only copy
         return False
 
+    def tiers(self) -> dict[str, int]:
+        return {"memory": len(self)}
+
     def owned(self, owner: str) -> int:
         return self._owned.get(owner, 0)
 

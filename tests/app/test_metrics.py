@@ -167,3 +167,13 @@ def test_prometheus_scrapes_the_path_and_port_of_the_service() -> None:
     assert re.search(r"job_name: nextword\b", text)
     assert re.search(r"metrics_path: /metrics\b", text)
     assert re.search(r"targets: \[.*:8000.*\]", text)
+
+
+@pytest.mark.anyio
+async def test_sessions_are_counted_where_they_are(tmp_path: Path) -> None:
+    async with running(store=f"sqlite:///{tmp_path / 'sessions.db'}") as service:
+        await service.ok(text="the")
+        await service.ok(text="the")
+        samples = await scraped(service)
+        assert at(samples, "sessions", tier="store") == 2
+        assert at(samples, "sessions", tier="memory") == 2
