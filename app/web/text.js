@@ -1,22 +1,52 @@
-// What of a text is finished and what is still being typed.
+// What of a text is finished and what is still being typed, and how a word is set into it.
 
 // A word that may yet grow: letters, digits, apostrophes, and the signs inside numbers such as 3.5 and 10:30.
 const UNFINISHED = /(?:[\p{L}\p{M}\p{N}'’]|(?<=\p{N})[.,:])+$/u;
+const LONGEST = 200; // characters; what is longer is no word that could be completed
 const CLOSING = /^[.,!?;:)\]}%…]/u;
 
 /** "I like tea and c" -> {finished: "I like tea and ", typed: "c"} */
 export function split(text) {
-  const typed = UNFINISHED.exec(text)?.[0] ?? "";
+  const typed = UNFINISHED.exec(text.slice(-LONGEST))?.[0] ?? "";
+  if (typed.length >= LONGEST) return { finished: text, typed: "" };
   return { finished: text.slice(0, text.length - typed.length), typed };
 }
 
-/** The text after a suggested word was taken in place of the one being typed, with a blank after it. */
-export function take(text, word) {
-  const { finished } = split(text);
-  if (word === "<eos>") return finished.trimEnd() + "\n";
-  if (CLOSING.test(word)) return `${finished.trimEnd()}${word} `;
-  return `${finished === "" || /\s$/u.test(finished) ? finished : `${finished} `}${word} `;
+/** How to take a word: replace the last `remove` characters of the text by `insert`. */
+export function taking(text, word) {
+  const { finished, typed } = split(text);
+  const blanks = finished.length - finished.trimEnd().length;
+  if (word === "<eos>") return { remove: typed.length + blanks, insert: "\n" };
+  if (CLOSING.test(word)) return { remove: typed.length + (finished.endsWith("\n") ? 0 : blanks), insert: `${word} ` };
+  const between = finished === "" || /\s$/u.test(finished) ? "" : " ";
+  return { remove: typed.length, insert: `${between}${word} ` };
 }
 
 /** A word as it is shown. */
-export const shown = (word) => (word === "<eos>" ? "↵" : word);
+export const shown = (word) => (word === "<eos>" ? "↵" : word === "<unk>" ? "(unknown)" : word);
+
+/** 0.1234 -> "12.3 %"; small ones keep two digits. */
+export function percent(probability) {
+  const value = 100 * probability;
+  if (value < 0.001) return value === 0 ? "0 %" : "<0.001 %";
+  return `${value >= 9.95 ? value.toFixed(1) : Number(value.toPrecision(2))} %`;
+}
+
+/** How many characters two texts share at their start. */
+export function common(one, other) {
+  const end = Math.min(one.length, other.length);
+  let index = 0;
+  while (index < end && one[index] === other[index]) index += 1;
+  return index;
+}
+
+/**
+ * From offsets by code point, as the server counts, to offsets by UTF-16 unit, as the browser does: a function for
+ * rising offsets into `text`.
+ */
+export function units(text) {
+  if (!/[\ud800-\udfff]/u.test(text) && text.length === [...text].length) return (offset) => offset;
+  const starts = [0];
+  for (const character of text) starts.push(starts.at(-1) + character.length);
+  return (offset) => starts[offset];
+}

@@ -6,11 +6,13 @@ import os
 import shutil
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import pytest
 import uvicorn
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
 
 from app.main import create_app
 from app.settings import Settings
@@ -27,21 +29,24 @@ ARGUMENTS = [
     "--disable-component-update",
     "--disable-sync",
 ]
+DESKTOP = {"width": 1100, "height": 900}
+PHONE = {"width": 360, "height": 740}
 
 
 class Server:
     """The service around the fake runtime, in a thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, **settings: Any) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port: int = probe.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}/"
         self.runtime = FakeRuntime()
+        self._settings = Settings(**settings)
         self.start()
 
     def start(self) -> None:
-        app = create_app(Settings(), runtime=self.runtime, artifact=artifact())
+        app = create_app(self._settings, runtime=self.runtime, artifact=artifact())
         started = threading.Event()
 
         class Started(uvicorn.Server):
@@ -57,6 +62,7 @@ class Server:
         assert started.wait(30), "the server did not start"
 
     def stop(self) -> None:
+        self.runtime.gate.set()
         self._server.should_exit = True
         self._thread.join(30)
         assert not self._thread.is_alive(), "the server did not stop"
@@ -81,15 +87,50 @@ def browser() -> Iterator[Browser]:
         browser.close()
 
 
-@pytest.fixture
-def page(browser: Browser, server: Server) -> Iterator[Page]:
-    """The demo page, opened and answered. Any error in its console fails the test, but for those it lists itself."""
-    context = browser.new_context(viewport={"width": 1100, "height": 900})
+@contextmanager
+def opened(browser: Browser, url: str, **options: Any) -> Iterator[Page]:
+    """The page in a context of its own. An error in it, or something that its policy forbids, fails the test."""
+    context = browser.new_context(**{"viewport": DESKTOP, **options})
     page = context.new_page()
     faults: list[str] = []
+
+    def heard(message: ConsoleMessage) -> None:
+        # That a call was refused is said there too, and is what some tests are about.
+        if message.type == "error" and not message.text.startswith("Failed to load resource"):
+            faults.append(message.text)
+
     page.on("pageerror", lambda error: faults.append(str(error)))
-    page.goto(server.url)
-    page.wait_for_selector("#suggestions button")
-    yield page
-    context.close()
+    page.on("console", heard)
+    page.goto(url)
+    try:
+        yield page
+    finally:
+        context.close()
     assert faults == []
+
+
+Open = Callable[..., Page]
+
+
+@pytest.fixture
+def open_page(browser: Browser, server: Server) -> Iterator[Open]:
+    """Opens the page, with options of a browser context; `hash` and `ready` are those of the page."""
+    managers = []
+
+    def open_one(hash: str = "", ready: bool = True, **options: Any) -> Page:
+        manager = opened(browser, server.url + hash, **options)
+        page = manager.__enter__()
+        managers.append(manager)
+        if ready:
+            page.wait_for_selector("#predictions li")
+        return page
+
+    yield open_one
+    for manager in managers:
+        manager.__exit__(None, None, None)
+
+
+@pytest.fixture
+def page(open_page: Open) -> Page:
+    """The demo page, opened and answered."""
+    return open_page()

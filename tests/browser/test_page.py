@@ -1,120 +1,183 @@
+"""Writing, and what may come next."""
+
 from __future__ import annotations
 
 import re
 
 import pytest
-from playwright.sync_api import Page, Request, expect
+from playwright.sync_api import Page, expect
 
-from tests.browser.conftest import Server
+from tests.browser.conftest import Open
+from tests.browser.seen import at, calls, predictions, session, strip, write
 
 pytestmark = pytest.mark.browser
 
 
-def suggestions(page: Page) -> list[str]:
-    return page.locator("#suggestions button").evaluate_all("buttons => buttons.map(button => button.dataset.word)")
-
-
-def position(page: Page, count: int) -> None:
-    expect(page.locator("#position")).to_have_text(str(count))
-
-
 def test_it_predicts_before_anything_is_typed(page: Page) -> None:
-    assert len(suggestions(page)) == 10
-    expect(page.locator("#session")).not_to_have_text("none yet")
-    expect(page.locator("#suggestions .probability").first).to_have_text(re.compile(r"^\d+\.\d %$"))
+    assert len(predictions(page)) == 10
+    likeliest = predictions(page)[:3]
+    assert strip(page) == [likeliest[1], likeliest[0], likeliest[2]]
+    expect(page.locator("#predictions .figure").first).to_have_text(re.compile(r"^\d+(\.\d)? %$"))
+    expect(page.locator("#strip small").first).to_have_text(re.compile(r"^\d+(\.\d)? %$"))
+    expect(page.locator("#session")).to_have_text(re.compile(r"^[\w-]{32}$"))
+    expect(page.locator("#state-bytes")).to_contain_text("44 bytes")
+    expect(page.locator("#latency")).to_have_text(re.compile(r"^\d+\.\d ms$"))
+    expect(page.locator("#model")).to_have_text("fake@0123456789ab")
+    at(page, 0)
 
 
 def test_each_finished_word_is_sent_once_to_one_session(page: Page) -> None:
-    sent: list[dict] = []
-
-    def record(request: Request) -> None:
-        if request.url.endswith("/v1/predict"):
-            sent.append(request.post_data_json)
-
-    page.on("request", record)
-    session = page.locator("#session").inner_text()
-    page.locator("#text").press_sequentially("the cat sat on the mat ", delay=20)
-    position(page, 6)
-    assert page.locator("#session").inner_text() == session
-    assert "".join(request.get("text", "") for request in sent) == "the cat sat on the mat "
-    assert {request["session_id"] for request in sent} == {session}
+    sent = calls(page, "/v1/predict")
+    name, memory = session(page), page.locator("#state-bytes").inner_text()
+    write(page, "the cat sat on the mat ", 6)
+    assert session(page) == name
+    assert page.locator("#state-bytes").inner_text() == memory
+    of_session = [request for request in sent if "session_id" in request]
+    assert "".join(request.get("text", "") for request in of_session) == "the cat sat on the mat "
+    assert {request["session_id"] for request in of_session} == {name}
 
 
 def test_the_word_being_typed_is_completed(page: Page) -> None:
-    page.locator("#text").press_sequentially("the cat")
-    expect(page.locator("#suggestions li")).to_have_count(4)
-    assert set(suggestions(page)) == {"cat", "catalogue", "cater", "category"}
-    position(page, 1)
+    write(page, "the cat", 1)
+    expect(page.locator("#predictions li")).to_have_count(4)
+    assert set(predictions(page)) == {"cat", "catalogue", "cater", "category"}
+    page.locator("#text").press_sequentially("xyz")
+    expect(page.locator("#none")).to_have_text("No word of the vocabulary begins with “catxyz”.")
+    expect(page.locator("#strip")).to_be_hidden()
+    page.locator("#text").press_sequentially(" ")
+    expect(page.locator("#none")).to_be_hidden()
+    expect(page.locator("#written .unknown")).to_have_text("catxyz")
 
 
-def test_tab_takes_the_likeliest_word_and_escape_frees_the_key(page: Page) -> None:
+def test_keys_take_words_and_give_them_back(page: Page) -> None:
     text = page.locator("#text")
-    text.press_sequentially("the cata")
-    expect(page.locator("#suggestions li")).to_have_count(1)
+    write(page, "the cata", 1)
+    expect(page.locator("#predictions li")).to_have_count(1)
     text.press("Tab")
     expect(text).to_have_value("the catalogue ")
     expect(text).to_be_focused()
-    position(page, 2)
+    at(page, 2)
+    name, best = session(page), predictions(page)
+
+    for place in (1, 2, 3):
+        word = strip(page)[place - 1]
+        text.press(f"Alt+Digit{place}")
+        at(page, 3)
+        assert text.input_value().rstrip(" ") == ("the catalogue" if word == "<eos>" else f"the catalogue {word}") + (
+            "\n" if word == "<eos>" else ""
+        )
+        text.press("Control+z")  # the session goes back, too
+        expect(text).to_have_value("the catalogue ")
+        at(page, 2)
+        assert predictions(page) == best
+        assert session(page) == name
+
+    text.press("ArrowDown")
+    text.press("ArrowDown")
+    chosen = page.locator('#predictions [aria-selected="true"]')
+    expect(chosen).to_have_count(1)
+    expect(chosen).to_have_attribute("data-word", best[1])
+    assert text.get_attribute("aria-activedescendant") == chosen.get_attribute("id")
+    text.press("ArrowUp")
+    expect(chosen).to_have_attribute("data-word", best[0])
+    text.press("Enter")
+    at(page, 3)
+    expect(page.locator("#written button").last).to_have_text("↵" if best[0] == "<eos>" else best[0])
+    assert session(page) == name
+
+
+def test_escape_frees_the_tab_key(page: Page) -> None:
+    text = page.locator("#text")
     text.press("Escape")
+    expect(page.locator("#strip")).to_be_hidden()
     text.press("Tab")
     expect(text).not_to_be_focused()
+    expect(text).to_have_value("")
+    text.press_sequentially("a ")
+    expect(page.locator("#strip")).to_be_visible()  # typing brings it back
+    text.press("Home")
+    expect(page.locator("#strip")).to_be_hidden()  # the word would not go to where the caret is
 
 
 def test_a_click_takes_a_word(page: Page) -> None:
-    first = suggestions(page)[0]
-    page.locator("#suggestions button").first.click()
-    position(page, 1)
-    assert page.locator("#text").input_value().strip() == ("" if first == "<eos>" else first)
+    chosen = next(word for word in predictions(page) if word != "<eos>")
+    page.locator(f'#predictions [data-word="{chosen}"]').click()
+    at(page, 1)
+    expect(page.locator("#text")).to_have_value(f"{chosen} ")
+    chosen = strip(page)[1]
+    page.locator("#strip .best").click()
+    at(page, 2)
+    expect(page.locator("#written button").last).to_have_text("↵" if chosen == "<eos>" else chosen)
+    expect(page.locator("#text")).to_be_focused()
 
 
-def test_text_changed_further_back_is_read_anew(page: Page) -> None:
-    text = page.locator("#text")
-    text.press_sequentially("one two three ")
-    position(page, 3)
-    before = page.locator("#session").inner_text()
-    text.fill("one two four ")
-    expect(page.locator("#session")).not_to_have_text(before)
-    position(page, 3)
-    edited = suggestions(page)
+def test_text_changed_further_back_is_read_from_there(page: Page, open_page: Open) -> None:
+    write(page, "one two three ", 3)
+    name = session(page)
+    sent = calls(page, "/v1/predict", "/rewind")
+    page.locator("#text").fill("one two four ")
+    expect(page.locator("#written button").last).to_have_text("four")
+    at(page, 3)
+    assert session(page) == name
+    assert {"position": 2} in sent
+    assert [request["text"].strip() for request in sent if "text" in request] == ["four"]
+    other = open_page()
+    write(other, "one two four ", 3)
+    assert predictions(other) == predictions(page)
+
+
+def test_forget_and_clear(page: Page) -> None:
+    fresh = predictions(page)
+    write(page, "rain in the ", 3)
+    remembering, name = predictions(page), session(page)
+    assert remembering != fresh
     page.locator("#forget").click()
-    position(page, 0)
-    text.press_sequentially("one two four ")
-    position(page, 3)
-    assert suggestions(page) == edited
-
-
-def test_forget_starts_from_nothing(page: Page) -> None:
-    fresh = suggestions(page)
-    page.locator("#text").press_sequentially("rain ")
-    position(page, 1)
-    assert suggestions(page) != fresh
-    page.locator("#forget").click()
-    position(page, 0)
-    assert suggestions(page) == fresh
+    at(page, 0)
+    assert predictions(page) == fresh
+    expect(page.locator("#text")).to_have_value("rain in the ")  # the text stays; its state is empty
+    expect(page.locator("#notice")).to_contain_text("The state is empty")
+    assert page.request.get(f"{page.url.split('#')[0]}v1/sessions/{name}").status == 410
+    write(page, "rain ", 1)
+    expect(page.locator("#written button")).to_have_text(["rain"])
+    page.locator("#clear").click()
+    at(page, 0)
     expect(page.locator("#text")).to_have_value("")
+    write(page, "rain in the ", 3)
+    assert predictions(page) == remembering
 
 
-def test_a_server_that_restarts_loses_nothing_that_was_typed(page: Page, server: Server) -> None:
-    text = page.locator("#text")
-    text.press_sequentially("one two ")
-    position(page, 2)
-    server.stop()
-    text.press_sequentially("three ")
-    expect(page.locator("#notice")).to_contain_text("does not answer")
-    server.start()
-    text.press_sequentially("four ")
-    position(page, 4)
-    expect(page.locator("#notice")).to_be_hidden()
+def test_a_reload_goes_on_where_it_was(page: Page, open_page: Open) -> None:
+    write(page, "the cat sat on the ", 5)
+    name, best = session(page), predictions(page)
+    assert page.url.endswith(f"#{name}")
+    page.reload()
+    at(page, 5)
+    expect(page.locator("#text")).to_have_value("the cat sat on the ")
+    assert (session(page), predictions(page)) == (name, best)
+    colours = page.locator("#written button").evaluate_all("all => all.map(word => word.dataset.surprise)")
+
+    elsewhere = open_page(f"#{name}")  # a browser that has not seen the text: the server has
+    at(elsewhere, 5)
+    expect(elsewhere.locator("#text")).to_have_value("the cat sat on the ")
+    assert (session(elsewhere), predictions(elsewhere)) == (name, best)
+    words = elsewhere.locator("#written button")
+    assert words.evaluate_all("all => all.map(word => word.dataset.surprise)") == colours
 
 
 def test_words_are_shown_as_text_and_never_as_markup(page: Page) -> None:
-    page.locator("#text").press_sequentially("<img src=x onerror=alert(1)> ")
+    page.locator("#text").fill("<img src=x onerror=alert(1)> 🙂 the end ")
     expect(page.locator("img")).to_have_count(0)
-    expect(page.locator("#position")).not_to_have_text("0")
+    expect(page.locator("#written button").last).to_have_text("end")
+    expect(page.locator("#written button.unknown").first).to_be_visible()
 
 
-def test_it_fits_a_phone(page: Page) -> None:
-    page.set_viewport_size({"width": 360, "height": 740})
-    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-    heights = page.locator("button").evaluate_all("all => all.map(button => button.getBoundingClientRect().height)")
-    assert min(heights) >= 44
+def test_the_last_call_can_be_copied(page: Page) -> None:
+    write(page, "the cat's ", 2)
+    page.locator("#copy").click()
+    command = page.get_by_label("The last call as a curl command")
+    expect(command).to_have_value(re.compile(r"^curl -X POST 'http://.*/v1/predict' -H 'content-type"))
+    assert session(page) in command.input_value()
+
+
+def test_a_screen_reader_is_told_once_the_keys_are_still(page: Page) -> None:
+    expect(page.locator("#announcer")).to_have_text(re.compile(r"^Next: \S+ [\d.]+ %, \S+ [\d.]+ %, \S+ [\d.]+ %$"))

@@ -1,0 +1,144 @@
+"""The page is there at once, and typing never waits."""
+
+from __future__ import annotations
+
+import re
+import statistics
+
+import pytest
+from playwright.sync_api import Page, Route, expect
+
+from app.routes.page import WEB
+from tests.browser.conftest import Server
+from tests.browser.seen import at, calls, predictions, write
+
+pytestmark = pytest.mark.browser
+
+#: Bytes of JavaScript, uncompressed.
+BUDGET = 60_000
+#: Milliseconds from the end of the HTML to the first paint, on loopback.
+PAINT = 100
+#: Milliseconds from a key to the next frame with 2,000 words in the box, in the middle of all.
+KEY = 50
+
+
+def test_little_is_loaded_and_only_from_here() -> None:
+    """Of the API's page, too, nothing is from elsewhere; it has a script of its own."""
+    html = (WEB / "index.html").read_text(encoding="utf-8")
+    scripts = [WEB / name for name in re.findall(r'(?:src|href)="(\w+\.js)"', html)]
+    assert {path.name for path in scripts} == {path.name for path in WEB.glob("*.js")} - {"docs.js"}
+    assert sum(path.stat().st_size for path in scripts) < BUDGET
+    for path in (*WEB.glob("*.js"), *WEB.glob("*.html"), *WEB.glob("*.css")):
+        content = path.read_text(encoding="utf-8")
+        assert "https://" not in content
+
+
+def first_paints(page: Page, url: str) -> list[float]:
+    """Milliseconds from the end of the HTML to the first paint, of a few visits."""
+    waits = []
+    for _ in range(4):
+        page.goto("about:blank")
+        page.goto(url)
+        page.wait_for_function("performance.getEntriesByName('first-contentful-paint').length")
+        waits.append(
+            page.evaluate(
+                """() => performance.getEntriesByName("first-contentful-paint")[0].startTime
+                - performance.getEntriesByType("navigation")[0].responseEnd"""
+            )
+        )
+    return waits
+
+
+def test_the_first_paint_comes_with_the_html(page: Page, server: Server) -> None:
+    waits = first_paints(page, server.url)
+    print("first paint after the HTML:", [f"{wait:.0f} ms" for wait in waits])
+    if min(waits) >= PAINT and min(first_paints(page, f"{server.url}livez")) >= PAINT / 4:
+        pytest.skip("this machine is too busy to tell: even a page of one word takes long to paint")
+    assert min(waits) < PAINT
+
+
+def test_without_a_script_there_is_something_to_look_at(page: Page, server: Server) -> None:
+    page.context.route("**/*.js", lambda route: route.abort())
+    page.goto("about:blank")
+    page.goto(server.url)
+    for place in ("h1", "#text", "#keys", "#unrolled-empty svg", "#continue"):
+        expect(page.locator(place)).to_be_visible()
+
+
+class Held:
+    """Calls of predict are held up until they are released."""
+
+    def __init__(self, page: Page) -> None:
+        self.routes: list[Route] = []
+        self._released = False
+        page.route("**/v1/predict", self._hold)
+
+    def _hold(self, route: Route) -> None:
+        if self._released:
+            route.continue_()
+        else:
+            self.routes.append(route)
+
+    def release(self) -> None:
+        self._released = True
+        for route in self.routes:
+            route.continue_()
+
+
+def test_typing_never_waits_and_requests_coalesce(page: Page) -> None:
+    write(page, "one ", 1)
+    held = Held(page)
+    sent = calls(page, "/v1/predict")
+    text = page.locator("#text")
+    before = predictions(page)
+    for word in ("two ", "three ", "four ", "five"):
+        text.press_sequentially(word)
+    expect(text).to_have_value("one two three four five")  # while the server has said nothing
+    assert predictions(page) == before
+    assert len(sent) == len(held.routes) == 1
+    held.release()
+    at(page, 4)
+    of_session = [request for request in sent if "session_id" in request]
+    assert len(of_session) == 2  # all that was typed meanwhile is one request
+    assert of_session[1]["prefix"] == "five"
+    expect(page.locator("#predictions li")).to_have_count(1)
+
+
+def test_an_answer_to_an_older_text_is_not_shown(page: Page) -> None:
+    write(page, "the ", 1)
+    page.evaluate(
+        """() => {
+            window.shown = [];
+            new MutationObserver(() => window.shown.push(document.querySelectorAll("#predictions li").length))
+                .observe(document.querySelector("#predictions"), {childList: true});
+        }"""
+    )
+    held = Held(page)
+    with page.expect_request("**/v1/predict"):
+        page.locator("#text").press_sequentially("c")
+    page.locator("#text").press_sequentially("ata")
+    held.release()
+    expect(page.locator("#predictions li")).to_have_count(1)  # "catalogue"
+    assert page.evaluate("window.shown") == [1]  # never the five that begin with "c"
+
+
+def test_two_thousand_words_still_type_smoothly(page: Page) -> None:
+    text = page.locator("#text")
+    text.fill("the cat sat on mat a dog ran to park " * 200)
+    expect(page.locator("#position")).to_have_text("2,000")
+    page.evaluate(
+        """() => {
+            window.waits = [];
+            document.addEventListener("keydown", (event) => {
+                requestAnimationFrame(() => window.waits.push(performance.now() - event.timeStamp));
+            }, true);
+        }"""
+    )
+    text.press("Control+End")
+    text.press_sequentially("then it was gone and we saw them go home", delay=15)
+    expect(page.locator("#position")).to_have_text("2,009")
+    waits = page.evaluate("window.waits")
+    print(f"key to frame with 2,000 words: {statistics.median(waits):.1f} ms, at most {max(waits):.1f} ms")
+    assert statistics.median(waits) < KEY
+    page.locator("#written button").first.click()
+    expect(page.locator("#inspected")).to_contain_text("word 1")

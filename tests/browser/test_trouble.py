@@ -1,0 +1,146 @@
+"""Everything that can go wrong looks like something, and goes on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Page, Route, expect
+
+from tests.browser.conftest import Open, Server, opened
+from tests.browser.seen import at, predictions, session, write
+
+pytestmark = pytest.mark.browser
+
+
+def refusing(status: int, times: int = 1, **headers: str) -> Callable[[Route], None]:
+    """A handler that answers so a few times, then lets requests through."""
+    left = [times]
+
+    def handle(route: Route) -> None:
+        if not left[0]:
+            route.continue_()
+            return
+        left[0] -= 1
+        problem = json.dumps({"status": status, "title": "Refused", "detail": "by this test"})
+        answer: dict[str, Any] = {"content-type": "application/problem+json", **headers}
+        route.fulfill(status=status, headers=answer, body=problem)
+
+    return handle
+
+
+def test_a_server_that_restarts_loses_nothing_that_was_typed(page: Page, server: Server) -> None:
+    text, notice = page.locator("#text"), page.locator("#notice")
+    write(page, "one two ", 2)
+    name = session(page)
+    server.stop()
+    text.press_sequentially("three ")
+    expect(notice).to_contain_text("The server does not answer")
+    expect(notice).to_have_attribute("data-kind", "offline")
+    text.press_sequentially("four ")  # goes on meanwhile
+    server.start()
+    at(page, 4)
+    expect(notice).to_contain_text("The server does not know this session any more")
+    expect(text).to_have_value("one two three four ")
+    assert session(page) != name
+
+
+def test_a_browser_that_is_offline_goes_on_when_it_is_not(page: Page) -> None:
+    write(page, "one ", 1)
+    page.context.set_offline(True)
+    page.locator("#text").press_sequentially("two ")
+    expect(page.locator("#notice")).to_contain_text("The server does not answer")
+    page.context.set_offline(False)
+    at(page, 2)
+    expect(page.locator("#notice")).to_be_hidden()
+
+
+def test_a_session_that_is_gone_is_read_again(page: Page, open_page: Open) -> None:
+    write(page, "one two three ", 3)
+    name, best = session(page), predictions(page)
+    url = page.url.split("#")[0]
+    assert page.request.delete(f"{url}v1/sessions/{name}").status == 204
+    write(page, "four ", 4)
+    expect(page.locator("#notice")).to_contain_text("expired: your text was read again")
+    assert session(page) != name
+    name = session(page)
+    assert page.request.delete(f"{url}v1/sessions/{name}").status == 204
+    page.reload()
+    at(page, 4)
+    expect(page.locator("#notice")).to_contain_text("expired: your text was read again")
+    page.locator("#text").fill("one two three ")
+    at(page, 3)
+    assert predictions(page) == best
+
+    other = open_page(f"#{name}")  # nobody has its text any more
+    expect(other.locator("#notice")).to_contain_text("That session is gone")
+    at(other, 0)
+    assert session(other) != name
+
+
+def test_a_session_that_went_on_elsewhere_is_left_to_itself(page: Page) -> None:
+    write(page, "one two ", 2)
+    name = session(page)
+    body = {"session_id": name, "text": "rain"}
+    assert page.request.post(f"{page.url.split('#')[0]}v1/predict", data=body).status == 200
+    write(page, "three ", 3)
+    expect(page.locator("#notice")).to_contain_text("gone on elsewhere: your text was read again")
+    assert session(page) != name
+
+
+def test_a_key_is_asked_for_and_kept(browser: Browser) -> None:
+    server = Server(api_keys="writer:open-sesame-open-sesame")
+    try:
+        with opened(browser, server.url) as page:
+            field = page.get_by_label("Key")
+            expect(field).to_be_focused()
+            field.fill("wrong-wrong-wrong-wrong")
+            field.press("Enter")
+            expect(page.get_by_label("Key")).to_have_value("")
+            page.get_by_label("Key").fill("open-sesame-open-sesame")
+            page.get_by_role("button", name="Use it").click()
+            expect(page.locator("#notice")).to_be_hidden()
+            write(page, "one two ", 2)
+            page.reload()
+            at(page, 2)
+            expect(page.locator("#vocabulary")).to_contain_text("words")
+            page.locator("#copy").click()
+            command = page.get_by_label("The last call as a curl command").input_value()
+            assert "YOUR-KEY" in command
+            assert "sesame" not in command
+    finally:
+        server.stop()
+
+
+@pytest.mark.parametrize(
+    ("status", "words"), [(429, "Too many requests"), (503, "The server is busy or starting")], ids=str
+)
+def test_it_waits_as_long_as_it_is_told(page: Page, status: int, words: str) -> None:
+    write(page, "one ", 1)
+    page.route("**/v1/predict", refusing(status, **{"retry-after": "1"}))
+    page.locator("#text").press_sequentially(" ")
+    expect(page.locator("#notice")).to_contain_text(words)
+    expect(page.locator("#notice")).to_contain_text("1 s")
+    page.locator("#text").press_sequentially("two ")
+    at(page, 2)
+    expect(page.locator("#notice")).to_be_hidden()
+
+
+def test_other_refusals_are_shown_and_generation_recovers_too(page: Page) -> None:
+    write(page, "one ", 1)
+    page.route("**/v1/predict", refusing(500))
+    page.locator("#text").press_sequentially("two ")
+    expect(page.locator("#notice")).to_contain_text("That did not work (500): by this test")
+    page.unroute("**/v1/predict")
+    write(page, "three ", 3)
+    expect(page.locator("#notice")).to_be_hidden()
+
+    page.route("**/v1/generate", refusing(503, **{"retry-after": "1"}))
+    page.locator("#continue").click()
+    expect(page.locator("#notice")).to_contain_text("busy")
+    expect(page.locator("#notice")).to_be_hidden()
+    expect(page.locator("#continue")).to_have_text("Continue for me")
+    page.locator("#continue").click()
+    at(page, 43)
