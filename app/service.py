@@ -50,6 +50,9 @@ INLINE_CHARACTERS = 2_000
 REMEMBERED_TEXTS = 1 << 13
 REMEMBERED_CHARACTERS = 32
 
+#: When more sessions than these, and than are left, have been cleared away, their memory is given back.
+TRIM_SESSIONS = 1_000
+
 #: How often a request begins anew when other replicas were faster, before it is answered 503.
 ATTEMPTS = 10
 
@@ -363,6 +366,7 @@ class Service:
         return Answer(words, session, session.position, job, scores)
 
     async def _sweep(self) -> None:
+        cleared = 0
         while True:
             await asyncio.sleep(SWEEP_SECONDS)
             if self.scheduler.status is Status.STARTING:
@@ -370,7 +374,11 @@ class Service:
             try:
                 while count := await self.store.expire(self.clock()):
                     self.expiries += count
+                    cleared += count
                     await asyncio.sleep(0)  # the requests in between go on
+                if cleared > max(TRIM_SESSIONS, len(self.store)):
+                    self.scheduler.states.trim()
+                    cleared = 0
             except StoreAwayError:
                 continue  # it has said so itself
             except Exception as error:

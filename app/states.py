@@ -6,12 +6,20 @@ A session moves forward by pointing at another slot, so a request that fails lea
 
 from __future__ import annotations
 
+import mmap
 from array import array
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from model.runtimes.base import Floats, Ids, State, StateTensor
+
+#: Whether the operating system takes back memory page by page.
+_TAKEN_BACK = hasattr(mmap, "MADV_DONTNEED") and hasattr(mmap, "MAP_ANONYMOUS")
+
+#: It is asked to for at least so many neighbouring slots at once.
+_RUN = 16
 
 #: The slot of the state that every sequence begins in. Never handed out, never freed: a session without words costs
 #: no state at all.
@@ -27,13 +35,18 @@ class States:
 
     Slots are handed out and taken back on the event loop; rows are read and written on the engine thread, and only
     rows of slots that the loop has handed to a request. The arrays are reserved whole, but the operating system
-    commits a page of memory only when a row on it is first written, and low slots are used first.
+    commits a page of memory only when a row on it is first written, low slots are used first, and `trim` gives back
+    what is free.
     """
 
     def __init__(self, tensors: Sequence[StateTensor], capacity: int, spare_bytes: int = 0) -> None:
         self.spare = spare_bytes // sum(4 * tensor.size for tensor in tensors)
         capacity += self.spare
-        self._slabs = tuple(np.zeros((capacity + 1, tensor.size), dtype=np.float32) for tensor in tensors)
+        self._memory = [_reserved(4 * (capacity + 1) * tensor.size) for tensor in tensors]
+        self._slabs = tuple(
+            np.frombuffer(memory, dtype=np.float32).reshape(capacity + 1, tensor.size)
+            for memory, tensor in zip(self._memory, tensors, strict=True)
+        )
         self._capacity = capacity
         self._fresh = START + 1
         # Not a list: each number in that would be an object, which keeps those allocated around it from being freed.
@@ -64,6 +77,22 @@ class States:
         slot = self._fresh
         self._fresh += 1
         return slot
+
+    def trim(self) -> None:
+        """Give the memory of free slots back to the operating system, as far as many lie side by side."""
+        free = np.sort(np.array(self._free, dtype=np.int64))
+        self._free = array("q", free[::-1].tolist())
+        runs = np.split(free, np.flatnonzero(np.diff(free) != 1) + 1)
+        for memory, slab in zip(self._memory, self._slabs, strict=True):
+            if isinstance(memory, np.ndarray):
+                continue
+            row = slab.itemsize * slab.shape[1]
+            for run in runs:
+                if len(run) >= _RUN:
+                    begin = -(-int(run[0]) * row // mmap.PAGESIZE) * mmap.PAGESIZE
+                    end = (int(run[-1]) + 1) * row // mmap.PAGESIZE * mmap.PAGESIZE
+                    if end > begin:
+                        memory.madvise(mmap.MADV_DONTNEED, begin, end - begin)
 
     def share(self, slot: int) -> int:
         """One more points at this slot, and will `free` it; returns the slot."""
@@ -115,3 +144,10 @@ class States:
         rows: Ids = np.array(slots, dtype=np.int64)
         for slab, tensor in zip(self._slabs, state, strict=True):
             slab[rows] = tensor
+
+
+def _reserved(size: int) -> mmap.mmap | NDArray[np.uint8]:
+    """So many bytes of zeros, no page of which is there before it is written where the system can do that."""
+    if _TAKEN_BACK:
+        return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return np.zeros(size, dtype=np.uint8)

@@ -14,6 +14,8 @@ import pytest
 
 from app.schemas import PredictRequest
 from app.sessions import Session
+from app.states import States
+from model.runtimes.base import StateTensor
 from tests.app.conftest import Running, running
 from tests.app.fake_runtime import PLAIN, SIZES
 
@@ -63,6 +65,27 @@ async def test_memory_is_back_when_all_sessions_have_expired() -> None:
         assert (len(it.service.store), it.service.scheduler.states.in_use) == (0, 0)
         assert full - before > SESSIONS * 300
         assert after < 1.1 * before
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux how much memory the process takes up")
+def test_states_that_are_free_take_no_memory() -> None:
+    states = States([StateTensor("c", 1000, 0), StateTensor("h", 24, 0)], 20_000)
+    before = resident()
+    values = np.ones((1, 1000), dtype=np.float32), np.ones((1, 24), dtype=np.float32)
+    slots = [states.take() for _ in range(10_000)]
+    for slot in slots:
+        states.write([slot], values)
+    assert resident() - before > 40_000_000
+    kept = slots[4_000:4_003]
+    for slot in slots:
+        if slot not in kept:
+            states.free(slot)
+    states.trim()
+    assert resident() - before < 4_000_000
+    assert all((tensor == 1).all() for tensor in states.read(kept))
+    assert (states.take(), states.take(), states.in_use) == (1, 2, 5)
+    states.write([1], values)
+    assert all((tensor == 1).all() for tensor in states.read([1]))
 
 
 @pytest.mark.parametrize("kind", ["memory", "sqlite"])

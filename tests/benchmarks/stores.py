@@ -134,7 +134,7 @@ def run(command: str, *, quick: bool, model: Path | None) -> str:
             where,
             f"- {chosen.description}",
             f"\nOne-word predicts with their `position` in {SESSIONS} sessions over HTTP. Load generator and Redis "
-            "(which flushes its log once a second) are processes on the same cores; SQLite flushes before each reply.\n",
+            "(which flushes its log once a second) are processes on the same cores, SQLite before each reply.\n",
             *(aim.line() for aim in aims),
             f"\n{report.table(head, rows)}\n",
             f"Going back in a session of {LENGTH} words in memory, medians over one connection: "
