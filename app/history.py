@@ -50,6 +50,11 @@ class History:
         if session.state != START and self._scheduler.states.spare:
             self._keep(session, session.position, session.state)
 
+    def forget(self, session: Session) -> None:
+        """Keep nothing of a session any more, nor of its forks, who can have it computed again."""
+        for place in self._places.pop(session.family, ()):
+            self._scheduler.states.free(self._kept.pop((session.family, *place)))
+
     async def state_at(self, session: Session, position: int) -> int:
         """The slot of a session's state at `position`; one more points at it, and has to free it.
 

@@ -216,8 +216,9 @@ class Service:
     async def delete(self, session_id: str) -> None:
         """Forget a session, after the requests to it that came before. Raises as `find`."""
         async with self.turn(session_id):
-            await self.find(session_id)
+            session = await self.find(session_id)
             await self.store.delete(session_id)
+            self.history.forget(session)
 
     def turn(self, session_id: str) -> _Turn:
         """`async with`: this session is the caller's, after the requests that came before."""

@@ -132,6 +132,18 @@ async def test_kept_states_of_another_branch_are_not_taken(service: Running) -> 
         await assert_stands(service, each, ["the", "a"])
 
 
+async def test_nothing_is_kept_of_a_session_that_is_deleted(service: Running) -> None:
+    session = await typed(service, PLAIN[:8])
+    other = (await forked(service, session, position=6))["session_id"]
+    await service.ok(session_id=other, text="home")
+    history, states = service.service.history, service.service.scheduler.states
+    assert len(history) == 7
+    await service.client.delete(f"/v1/sessions/{session}")
+    assert (len(history), states.in_use) == (0, 1)
+    await rewound(service, other, 4)
+    await assert_stands(service, other, PLAIN[:4])
+
+
 async def test_where_it_stands_nothing_changes(service: Running) -> None:
     session = await typed(service, PLAIN[:5])
     service.runtime.batches.clear()
