@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import shutil
 import signal
 import sqlite3
+import ssl
+import subprocess
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -126,3 +131,47 @@ async def test_sqlite_file_that_somebody_else_has_locked(tmp_path: Path, monkeyp
         other.close()
         await ready(it, 200)
         await goes_on(it, session_id)
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> Path:
+    """A key and a certificate for 127.0.0.1, in one file."""
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("there is no openssl here to make a certificate with")
+    both = tmp_path / "certificate.pem"
+    subject = ("-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1")
+    command = [openssl, "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    subprocess.run(
+        [*command, "-keyout", both, "-out", tmp_path / "public.pem", *subject], check=True, capture_output=True
+    )
+    both.write_bytes(both.read_bytes() + (tmp_path / "public.pem").read_bytes())
+    return both
+
+
+async def test_redis_behind_tls(own_redis: RedisServer, certificate: Path) -> None:
+    """The Redis of the tests has no TLS of its own: something in front of it does."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+
+    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while part := await reader.read(65_536):
+                writer.write(part)
+                await writer.drain()
+        writer.close()
+
+    async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        inside_reader, inside_writer = await asyncio.open_connection("127.0.0.1", own_redis.port)
+        await asyncio.gather(pump(reader, inside_writer), pump(inside_reader, writer))
+
+    server = await asyncio.start_server(forward, "127.0.0.1", 0, ssl=context)
+    async with server:
+        address = f"rediss://127.0.0.1:{server.sockets[0].getsockname()[1]}/0"
+        trusted = f"{address}?ssl_ca_certs={certificate.parent / 'public.pem'}"
+        async with running(store=trusted, session_key=KEY) as it:
+            session_id = (await it.ok(text="the cat"))["session_id"]
+            await goes_on(it, session_id)
+        async with running(store=address, session_key=KEY) as it:  # nobody vouches for this one
+            await refuses(it, text="the cat")
+            await ready(it, 503)
