@@ -109,7 +109,9 @@ function show(reply, typed) {
 function offer() {
   const atEnd = box.selectionStart === box.value.length;
   suggestions.offer(atEnd && !dismissed && !busy);
-  if (atEnd) place();
+  if (!atEnd) return;
+  box.scrollTop = box.scrollHeight; // there is room for the strip below the last line
+  place();
 }
 
 function figures() {
