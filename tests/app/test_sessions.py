@@ -63,11 +63,13 @@ async def test_retry_can_ask_for_scores_that_were_not_asked_for_before(service: 
     assert_equals(after, oracle)
 
 
-async def test_retry_whose_scores_are_gone_is_refused(service: Running) -> None:
-    session = (await service.ok(words=["the"] * 300))["session_id"]
-    response = await service.predict(session_id=session, words=["the"] * 5, position=295, scores=True)
-    assert response.status_code == 409
-    assert "scores" in response.json()["detail"]
+async def test_retry_whose_scores_are_gone_is_refused() -> None:
+    """Words are remembered, and the state before them is not: a session longer than its bound, with no history."""
+    async with running(max_session_words=16, history_bytes=0) as service:
+        session = (await service.ok(words=["the"] * 40))["session_id"]
+        response = await service.predict(session_id=session, words=["the"] * 5, position=35, scores=True)
+        assert response.status_code == 409
+        assert "scores" in response.json()["detail"]
 
 
 @pytest.mark.parametrize(
@@ -83,12 +85,13 @@ async def test_position_that_does_not_fit(service: Running, text: str, position:
     assert (await service.ok(session_id=session))["position"] == 2
 
 
-async def test_position_further_back_than_the_words_kept(service: Running) -> None:
-    session = (await service.ok(words=["the"] * 300))["session_id"]
-    assert (await service.ok(session_id=session, words=["the"] * 256, position=44))["position"] == 300
-    response = await service.predict(session_id=session, words=["the"] * 257, position=43)
-    assert response.status_code == 409
-    assert response.json()["position"] == 300
+async def test_position_further_back_than_the_words_kept() -> None:
+    async with running(max_session_words=16) as service:
+        session = (await service.ok(words=["the"] * 40))["session_id"]
+        assert (await service.ok(session_id=session, words=["the"] * 16, position=24))["position"] == 40
+        response = await service.predict(session_id=session, words=["the"] * 17, position=23)
+        assert response.status_code == 409
+        assert response.json()["position"] == 40
 
 
 async def test_position_of_a_new_session_is_zero(service: Running) -> None:
