@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 .DEFAULT_GOAL := help
 
-.PHONY: help serve train-packages test test-pythons fuzz check bench bench-agreement format requirements clean
+.PHONY: help serve train-packages test test-pythons fuzz test-crash check bench bench-agreement format requirements clean
 
 help: ## what each target does
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -22,6 +22,9 @@ test: $(VENV)/.dev ## all tests, on the CPU
 
 fuzz: $(VENV)/.dev ## 100,000 damaged requests to a real server
 	NEXTWORD_TEST_FUZZ=100000 $(BIN)/python -m pytest -q tests/app/fuzz
+
+test-crash: $(VENV)/.dev ## fifty kills of the server and of Redis, in minutes
+	KILLS=50 $(BIN)/python -m pytest -q tests/app/test_crash.py tests/app/test_replicas.py
 
 # pyenv and the like show an interpreter's command without being able to run it: only one that answers counts.
 test-pythons: ## the tests of model/ on every other supported Python that is at hand
