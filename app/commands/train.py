@@ -30,18 +30,21 @@ def command(
     device: Annotated[
         str, typer.Option(help="auto, cpu, or cuda:0, cuda:1, ... auto is a GPU if one answers.")
     ] = "auto",
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the snapshot in --out.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the snapshot in --out, on the text kept there.")
+    ] = False,
     list_recipes: Annotated[bool, typer.Option("--list", help="Show the recipes and stop.")] = False,
 ) -> None:
     """Train a model in Chainer by a recipe.
 
-    Writes a snapshot every two minutes and on Ctrl-C; --resume goes on from it and ends with the same weights as if
-    nothing had happened. The model is then in OUT/model: nextword serve --model OUT/model.
+    Writes a snapshot every two minutes and on Ctrl-C (a second Ctrl-C stops at once); --resume goes on from it and
+    ends with the same weights as if nothing had happened. The model is then in OUT/model: nextword serve --model
+    OUT/model. Text that is held out for nextword evaluate is in OUT/held-out.
 
     \b
     nextword train --recipe simple-sequence
     nextword train --recipe wikitext-2-small --data wikitext-2/
-    nextword train --recipe english-small --data my-novel.txt --out out/novel
+    nextword train --recipe english-small --data my-archive.txt --out out/mine
     """
     from rich.console import Console
 

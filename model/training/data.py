@@ -191,7 +191,7 @@ def _read(recipe: Recipe, path: Path | None, console: Console) -> _Text:
     )
 
 
-def _simple_sequence(repeats: int = 100, validation_repeats: int = 4) -> TrainingData:
+def _simple_sequence(repeats: int = 20, validation_repeats: int = 4) -> TrainingData:
     """1, 2 2, 3 3 3, ... 9 x 9, over and over: each word follows from the count of the ones before.
 
     The 1 of the next round at the end makes the rounds divisible into streams that all begin with 1.

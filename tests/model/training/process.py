@@ -16,10 +16,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-import typer
-
 import model.training.trainer as trainer_module
-from app.commands.train import command
+from app.cli import application
 from model.artifact import Artifact
 from model.training import snapshot
 from model.training.updater import GradientClipping, TruncatedBPTTUpdater
@@ -27,17 +25,6 @@ from model.training.updater import GradientClipping, TruncatedBPTTUpdater
 #: Something done to the process before the command starts; it is given the way to speak to the test.
 Setup = Callable[[Connection], None]
 PATIENCE = 60.0  # seconds; nothing here takes so long unless it hangs
-
-
-def application() -> typer.Typer:
-    app = typer.Typer(add_completion=False, rich_markup_mode=None)
-
-    @app.callback()
-    def _nextword() -> None:
-        pass
-
-    app.command("train")(command)
-    return app
 
 
 class Process:
@@ -87,7 +74,7 @@ def _main(arguments: list[str], output: Path, setups: Sequence[Setup], connectio
     sys.stdout, sys.stderr = os.fdopen(1, "w", buffering=1), os.fdopen(2, "w", buffering=1)
     for setup in setups:
         setup(connection)
-    application()(arguments)
+    application(arguments)(arguments)
 
 
 # --- Setups -----------------------------------------------------------------------------------------------------------
@@ -170,3 +157,8 @@ def raising(setattr_: Callable[..., None], iteration: int, *numbers: int) -> Non
         clip(self, optimizer)
 
     setattr_(GradientClipping, "__call__", signalled)
+
+
+def interrupt(iteration: int, times: int, _connection: Connection) -> None:
+    """As if someone pressed Ctrl-C during that update, so many times."""
+    raising(setattr, iteration, *[signal.SIGINT] * times)

@@ -160,7 +160,7 @@ def test_the_simple_sequence() -> None:
     data = data_module._simple_sequence()
     one_round = [word for number in range(1, 10) for word in [str(number)] * number]
     assert [data.tokenizer.word_of(int(id)) for id in data.train[:46]] == [*one_round, "1"]
-    assert len(data.train) == 100 * 45 + 1
+    assert len(data.train) == 20 * 45 + 1
     assert data.start is None
 
 

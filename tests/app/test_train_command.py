@@ -1,0 +1,180 @@
+import json
+import re
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import Result
+from typer.testing import CliRunner
+
+from app.cli import application
+from model.artifact import Artifact
+from model.training import recipe as recipes
+from tests.model.training import process
+from tests.model.training.process import Process
+from tests.model.training.texts import write_recipe, write_text
+
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def run(*arguments: object) -> Result:
+    words = ["train", *map(str, arguments)]
+    return CliRunner().invoke(application(words), words)
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> list[object]:
+    """A training of a few updates."""
+    recipe = write_recipe(tmp_path / "small.toml", epochs=0.5, validations=1)
+    text = write_text(tmp_path / "text.txt")
+    return ["--recipe", recipe, "--data", text, "--out", tmp_path / "out [1]", "--device", "cpu"]
+
+
+def test_the_simple_sequence_is_learnt_to_the_last_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = run("--recipe", "simple-sequence", "--device", "cpu")
+    assert result.exit_code == 0, result.output
+    out = Path("out/simple-sequence")
+    assert sorted(path.name for path in out.iterdir()) == [
+        "data.npz", "log", "loss.png", "model", "perplexity.png", "recipe.json", "snapshot.npz", "tokenizer.json",
+    ]  # fmt: skip
+    log = json.loads((out / "log").read_text())
+    assert log[-1]["validation/accuracy"] == 1.0
+    assert all(entry["main/gradient_norm"] > 0 for entry in log)
+    for name in ("loss.png", "perplexity.png"):
+        assert (out / name).read_bytes().startswith(PNG)
+    artifact = Artifact.load(out / "model")
+    assert artifact.network == {"kind": "lstm", "vocabulary_size": 10, "hidden_size": 100}
+
+    assert result.stdout == f"{artifact.id} is in {out / 'model'}; try: nextword serve --model {out / 'model'}\n"
+    # Not a terminal: whole lines, nothing that steers a cursor.
+    lines = result.stderr.splitlines()
+    assert lines[0].startswith("901 words to train on, 181 to validate on, 10 in the vocabulary, 0.00% of the text")
+    assert re.fullmatch(
+        r"iteration 32 of 32 · [\d,]+ words/s · validation perplexity 1\.\d\d · accuracy 1\.000", lines[-1]
+    )
+    assert "\x1b" not in result.output
+    assert not any(line.isspace() or not line for line in lines)
+
+
+def test_list_shows_every_recipe_on_standard_output() -> None:
+    result = run("--list")
+    assert result.exit_code == 0
+    assert [line.partition(":")[0] for line in result.stdout.splitlines()] == recipes.names()
+    assert "simple-sequence: 1, 2 2, 3 3 3" in result.stdout
+    assert result.stderr == ""
+
+
+def test_help_tells_where_things_go() -> None:
+    result = run("--help")
+    assert result.exit_code == 0
+    for said in ("--recipe", "--data", "--out", "--device", "--resume", "--list", "OUT/model", "every two minutes"):
+        assert said in result.stdout
+    assert "\n  nextword train --recipe simple-sequence\n" in result.stdout
+
+
+def test_a_recipe_is_needed() -> None:
+    result = run()
+    assert result.exit_code == 2
+    assert "Invalid value for --recipe: name one of" in result.stderr
+    assert "simple-sequence" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--recipe", "shakespeare"], r"no recipe 'shakespeare'; there are .*simple-sequence"),
+        (
+            ["--recipe", "simple-sequence", "--device", "cuda:7"],
+            r"device cuda:7 does not answer: \d+ CUDA devices found",
+        ),
+        (["--recipe", "simple-sequence", "--device", "tpu"], r"no device 'tpu': choose auto, cpu, or cuda:0"),
+        (["--recipe", "simple-sequence", "--resume"], r"out/simple-sequence holds no training to resume"),
+        (["--recipe", "wikitext-2-small"], r"the recipe wikitext-2-small needs --data: the folder of its files"),
+        (["--recipe", "wikitext-2-small", "--data", "no"], r"no: no such file or folder"),
+        (["--recipe", "simple-sequence", "--data", "empty.txt"], r"empty\.txt: the file is empty"),
+        (["--recipe", "simple-sequence", "--data", "latin.txt"], r"latin\.txt: not UTF-8: byte 0xfc"),
+        (["--recipe", "english-small", "--data", "short.txt"], r"a vocabulary of 20,002 words was asked for"),
+    ],
+)
+def test_what_cannot_be_is_told_in_one_line(
+    arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("empty.txt").touch()
+    Path("latin.txt").write_bytes("Grüße\n".encode("latin-1"))
+    Path("short.txt").write_text("one two three four five six\n")
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert re.fullmatch(rf"nextword train: .*{message}.*\n", result.stderr)
+    assert result.stdout == ""
+    assert not Path("out").exists()
+
+
+def test_a_training_is_not_started_over_another(small: list[object], tmp_path: Path) -> None:
+    first = run(*small)
+    assert first.exit_code == 0, first.output
+    assert f"is in {tmp_path / 'out [1]' / 'model'}; try" in first.stdout
+    again = run(*small)
+    assert again.exit_code == 2
+    assert "out [1] holds a training already: go on with --resume, or choose another --out\n" in again.stderr
+    resumed = run(*small, "--resume")
+    assert resumed.exit_code == 0
+    assert resumed.stdout == first.stdout
+    other = run("--recipe", write_recipe(tmp_path / "other.toml", window=9), *small[2:], "--resume")
+    assert other.exit_code == 2
+    assert "holds a training by another recipe: there training." in other.stderr
+
+
+def test_a_diverged_training(small: list[object], tmp_path: Path) -> None:
+    write_recipe(tmp_path / "small.toml", learning_rate=1e30)
+    result = run(*small)
+    assert result.exit_code == 2
+    assert re.search(r"nextword train: the training diverged: .*\. Start again in another --out, .*\n$", result.stderr)
+
+
+def test_a_second_interruption_is_at_once(small: list[object], tmp_path: Path) -> None:
+    stopped = Process(
+        ["train", *map(str, small)],
+        tmp_path / "output",
+        partial(process.snapshots_every, 0.0),
+        partial(process.interrupt, 3, 2),
+    )
+    assert stopped.status() == 130
+    assert stopped.output.endswith("nextword train: stopped at once; what was in the folder before is whole\n")
+    with np.load(tmp_path / "out [1]" / "snapshot.npz") as npz:
+        assert npz["updater/iteration"] == 3
+    assert run(*small, "--resume").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("package", "message"),
+    [
+        ("chainer", "Chainer is not installed: it trains models and runs the reference runtime."),
+        ("matplotlib", "matplotlib is not installed: it draws the plots of a training."),
+    ],
+)
+def test_a_package_that_is_missing_names_the_extra(package: str, message: str, tmp_path: Path) -> None:
+    program = (
+        "import importlib.util, sys\n"
+        "find_spec = importlib.util.find_spec\n"
+        f"importlib.util.find_spec = lambda name, *more: None if name == {package!r} else find_spec(name, *more)\n"
+        f"sys.modules[{package!r}] = None\n"
+        "sys.argv = ['nextword', 'train', '--recipe', 'simple-sequence', '--out', sys.argv[1]]\n"
+        "from app.cli import main\n"
+        "main()\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program, tmp_path / "out"],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert result.returncode == 2
+    assert result.stderr == f"nextword train: {message} pip install 'nextword[train]'\n"
+    assert not (tmp_path / "out").exists()
