@@ -106,6 +106,8 @@ def train(
                 snapshot.load(out / SNAPSHOT, trainer)
             if resume:
                 console.print(f"going on at iteration {updater.iteration:,} of {total:,}")
+            if updater.iteration >= total and (artifact := _written(out)) is not None:
+                return artifact
             with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # the updater looks for itself
                 trainer.run(show_loop_exception_msg=False)
             snapshot.save(out / SNAPSHOT, trainer)
@@ -255,6 +257,14 @@ class _At:
     def __call__(self, trainer: Any) -> bool:
         iteration = trainer.updater.iteration
         return iteration == self._last or any(iteration % interval == 0 for interval in self._intervals)
+
+
+def _written(out: Path) -> Artifact | None:
+    """The model of a training that had ended, with all that was measured on it since."""
+    try:
+        return Artifact.load(out / MODEL)
+    except ArtifactError:
+        return None
 
 
 def _write_model(

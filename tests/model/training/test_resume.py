@@ -171,11 +171,21 @@ def test_a_signal_during_the_last_update_is_too_late(
 
 def test_resumed_after_the_end_it_is_at_the_end(training: Training, uninterrupted: Training) -> None:
     first = training.run()
-    again = training.run(resume=True)
     assert first is not None
+    measured = Artifact.record(training.out / MODEL, {"perplexity": 12.5})
+    again = training.run(resume=True)
+    assert again is not None
+    assert (again.id, again.measured) == (measured.id, {"perplexity": 12.5})
+    assert_same_end(training, uninterrupted)
+
+
+def test_resumed_after_the_end_it_writes_a_model_that_is_gone_or_damaged(training: Training) -> None:
+    first = training.run()
+    assert first is not None
+    (training.out / MODEL / "model.safetensors").write_bytes(b"")
+    again = training.run(resume=True)
     assert again is not None
     assert again.id == first.id
-    assert_same_end(training, uninterrupted)
 
 
 @pytest.mark.parametrize("kind", ["lstm", "gru"])
