@@ -156,11 +156,11 @@ async def test_no_such_path_and_no_such_method(service: Running) -> None:
         assert response.headers["allow"]
 
 
-async def test_session_file_is_not_taken_for_json(service: Running) -> None:
+async def test_json_is_not_taken_for_a_session_file(service: Running) -> None:
     response = await service.client.post(
         "/v1/sessions", content=b"{}", headers={"content-type": "application/vnd.nextword.state"}
     )
-    assert response.status_code == 415
+    assert response.status_code == 400
 
 
 async def test_a_defect_tells_its_id_and_no_more(service: Running, caplog: pytest.LogCaptureFixture) -> None:

@@ -130,7 +130,7 @@ def test_it_waits_as_long_as_it_is_told(page: Page, status: int, words: str) -> 
 
 def test_other_refusals_are_shown_and_generation_recovers_too(page: Page) -> None:
     write(page, "one ", 1)
-    page.route("**/v1/predict", refusing(500))
+    page.route("**/v1/predict", refusing(500, times=99))
     page.locator("#text").press_sequentially("two ")
     expect(page.locator("#notice")).to_contain_text("That did not work (500): by this test")
     page.unroute("**/v1/predict")
