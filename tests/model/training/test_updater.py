@@ -39,14 +39,14 @@ class Gradients:
 class Training:
     """An updater that leaves the weights as they are, and what its updates see and report."""
 
-    def __init__(self, network: NextWordNetwork, threshold: float = 1.0, **arguments: Any) -> None:
+    def __init__(self, network: NextWordNetwork, threshold: float = 1.0, ids: Any = IDS, **arguments: Any) -> None:
         optimizer = chainer.optimizers.SGD(lr=0.0).setup(network)
         self.raw, self.clipped, clipping = Gradients(), Gradients(), GradientClipping(threshold)
         optimizer.add_hook(self.raw, "raw")
         optimizer.add_hook(clipping)
         optimizer.add_hook(self.clipped, "clipped")
         self.updater = TruncatedBPTTUpdater(
-            ParallelSequentialIterator(IDS, STREAMS, WINDOW),
+            ParallelSequentialIterator(ids, STREAMS, WINDOW),
             optimizer,
             clipping,
             device=chainer.get_device("@numpy"),
@@ -176,6 +176,11 @@ def test_dropout_is_drawn_anew_each_update_from_seed_and_iteration_alone() -> No
 
     assert losses(1) == losses(1) == losses(1, disturb=True)
     assert losses(1) != losses(2)
+
+    # With the same words and the same state each time, only the masks make a difference.
+    network = network_of(NETWORKS[-1], dropout=0.5)
+    training = Training(network, ids=np.ones(STREAMS * WINDOW + 1, np.int32))
+    assert len({training.update()["main/loss"] for _ in range(5)}) == 5
 
 
 @pytest.mark.parametrize("weight", [np.nan, np.inf, 1e38])
