@@ -41,6 +41,12 @@ def test_auto_is_the_cpu_where_no_gpu_answers(artifact: Artifact, monkeypatch: p
     assert runtimes.load(artifact).name == "cpu"
 
 
+def test_auto_is_chainer_where_a_gpu_answers(artifact: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The choice only: where the network is put, the reference asks for itself.
+    monkeypatch.setattr(runtimes, "cuda_device_count", lambda: 1)
+    assert runtimes.load(artifact).name == "chainer"
+
+
 def test_auto_falls_back_and_says_so(
     artifact: Artifact, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
