@@ -57,10 +57,23 @@ const RECOVERED = {
 /** Ask about the text as it stands. While a call is under way, one more follows it at most. */
 function ask() {
   stale = true;
+  wait("next", "network");
   asking ??= round().finally(() => {
     asking = null;
+    if (busy) return;
+    done("next");
+    if (!drawing) done("network");
   });
   return asking;
+}
+
+/** What these parts of the page show is older than the text. */
+function wait(...parts) {
+  for (const part of parts) element(part).ariaBusy = "true";
+}
+
+function done(...parts) {
+  for (const part of parts) element(part).ariaBusy = "false";
 }
 
 async function round() {
@@ -94,7 +107,6 @@ function complain(error) {
 
 function show(reply, typed) {
   suggestions.show(reply.predictions);
-  element("predictions").ariaBusy = "false";
   element("none").hidden = reply.predictions.length > 0;
   element("none").textContent = `No word of the vocabulary begins with “${typed}”.`;
   offer();
@@ -177,6 +189,7 @@ async function draw() {
     if (error.status === undefined) throw error; // the next round says what is wrong
   } finally {
     drawing = false;
+    if (!asking && !busy) done("network");
   }
 }
 
@@ -301,6 +314,7 @@ async function branch(index) {
     branches.add(reader, text, parent, position);
     box.focus();
   } catch (error) {
+    done("next", "network");
     complain(error);
     return;
   } finally {
@@ -357,6 +371,7 @@ element("continue").addEventListener("click", () => {
 async function goOn() {
   await asking;
   busy = true;
+  wait("next", "network");
   closeInspected();
   try {
     if (split(box.value).typed) type(0, " ");
@@ -380,6 +395,7 @@ async function goOn() {
     await reader.score();
   } catch (error) {
     busy = false;
+    done("next", "network");
     complain(error);
     figures();
     return;

@@ -12,11 +12,12 @@ from typing import Any
 
 import pytest
 import uvicorn
-from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
 
 from app.main import create_app
 from app.settings import Settings
 from tests.app.fake_runtime import FakeRuntime, artifact
+from tests.browser.seen import settled
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 #: No look-ups of its own: the only host the browser needs is the server under test.
@@ -31,6 +32,8 @@ ARGUMENTS = [
 ]
 DESKTOP = {"width": 1100, "height": 900}
 PHONE = {"width": 360, "height": 740}
+
+expect.set_options(timeout=20_000)  # milliseconds: a machine may be busy with something else
 
 
 class Server:
@@ -123,6 +126,7 @@ def open_page(browser: Browser, server: Server) -> Iterator[Open]:
         managers.append(manager)
         if ready:
             page.wait_for_selector("#predictions li")
+            settled(page)
         return page
 
     yield open_one

@@ -23,9 +23,16 @@ def steps(page: Page) -> list[str]:
     return page.locator("#unrolled button").all_inner_texts()
 
 
+def settled(page: Page) -> None:
+    """Wait until everything that is shown belongs to the text as it stands."""
+    for part in ("#next", "#network"):
+        expect(page.locator(part)).to_have_attribute("aria-busy", "false")
+
+
 def at(page: Page, position: int) -> None:
-    """Wait until the page says that so many words were read, and has drawn them."""
+    """Wait until the page says that so many words were read, and has drawn them and what follows from them."""
     expect(page.locator("#position")).to_have_text(f"{position:,}")
+    settled(page)
     if position:
         expect(page.locator("#unrolled > li").last).to_have_attribute("data-position", str(position))
     else:

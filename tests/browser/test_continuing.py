@@ -6,7 +6,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import Server
-from tests.browser.seen import at, calls, predictions, session, write
+from tests.browser.seen import at, calls, predictions, session, settled, write
 
 pytestmark = pytest.mark.browser
 
@@ -56,6 +56,7 @@ def test_words_are_drawn_as_ordered_and_a_seed_repeats_them(page: Page) -> None:
     at(page, 2)
     page.locator("#continue").click()
     at(page, 42)
+    finished(page)
     assert page.locator("#text").input_value() != first
 
 
@@ -80,6 +81,7 @@ def test_it_streams_and_can_be_stopped(page: Page, server: Server, how: str) -> 
     finished(page)
     if how == "typing":
         expect(page.locator("#written button").last).to_have_text("ten")
+    settled(page)
     count = page.locator("#written button").count()
     at(page, count)
     assert 3 <= count < 20

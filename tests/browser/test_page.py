@@ -29,7 +29,7 @@ def test_it_predicts_before_anything_is_typed(page: Page) -> None:
 def test_each_finished_word_is_sent_once_to_one_session(page: Page) -> None:
     sent = calls(page, "/v1/predict")
     name, memory = session(page), page.locator("#state-bytes")
-    expect(memory).to_contain_text("44 bytes")  # it comes after the first predictions
+    expect(memory).to_contain_text("44 bytes")
     write(page, "the cat sat on the mat ", 6)
     assert session(page) == name
     expect(memory).to_contain_text("44 bytes")
@@ -132,7 +132,8 @@ def test_forget_and_clear(page: Page) -> None:
     write(page, "rain in the ", 3)
     remembering, name = predictions(page), session(page)
     assert remembering != fresh
-    page.locator("#forget").click()
+    with page.expect_response(lambda response: response.request.method == "DELETE"):
+        page.locator("#forget").click()
     at(page, 0)
     assert predictions(page) == fresh
     expect(page.locator("#text")).to_have_value("rain in the ")  # the text stays; its state is empty

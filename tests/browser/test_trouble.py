@@ -3,32 +3,46 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import re
+import time
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, Route, expect
+from playwright.sync_api import Browser, JSHandle, Page, Route, expect
 
 from tests.browser.conftest import Open, Server, opened
-from tests.browser.seen import at, predictions, session, write
+from tests.browser.seen import at, predictions, session, settled, write
 
 pytestmark = pytest.mark.browser
 
 
-def refusing(status: int, times: int = 1, **headers: str) -> Callable[[Route], None]:
-    """A handler that answers so a few times, then lets requests through."""
-    left = [times]
+class Refusing:
+    """A handler that answers so a few times, then lets requests through. `heard` is when each came, in seconds."""
 
-    def handle(route: Route) -> None:
-        if not left[0]:
+    def __init__(self, status: int, times: int = 1, **headers: str) -> None:
+        self.heard: list[float] = []
+        self._times = times
+        self._status = status
+        self._headers: dict[str, Any] = {"content-type": "application/problem+json", **headers}
+
+    def __call__(self, route: Route) -> None:
+        self.heard.append(time.monotonic())
+        if len(self.heard) > self._times:
             route.continue_()
             return
-        left[0] -= 1
-        problem = json.dumps({"status": status, "title": "Refused", "detail": "by this test"})
-        answer: dict[str, Any] = {"content-type": "application/problem+json", **headers}
-        route.fulfill(status=status, headers=answer, body=problem)
+        problem = json.dumps({"status": self._status, "title": "Refused", "detail": "by this test"})
+        route.fulfill(status=self._status, headers=self._headers, body=problem)
 
-    return handle
+
+def notices(page: Page) -> JSHandle:
+    """A list in the page to which everything is added that is said from now on: some of it goes away by itself."""
+    return page.evaluate_handle(
+        """() => {
+            const said = [], place = document.querySelector("#notice");
+            new MutationObserver(() => said.push(place.textContent)).observe(place, {childList: true});
+            return said;
+        }"""
+    )
 
 
 def test_a_server_that_restarts_loses_nothing_that_was_typed(page: Page, server: Server) -> None:
@@ -76,6 +90,7 @@ def test_a_session_that_is_gone_is_read_again(page: Page, open_page: Open) -> No
 
     other = open_page(f"#{name}")  # nobody has its text any more
     expect(other.locator("#notice")).to_contain_text("That session is gone")
+    settled(other)
     at(other, 0)
     assert session(other) != name
 
@@ -119,27 +134,31 @@ def test_a_key_is_asked_for_and_kept(browser: Browser) -> None:
 )
 def test_it_waits_as_long_as_it_is_told(page: Page, status: int, words: str) -> None:
     write(page, "one ", 1)
-    page.route("**/v1/predict", refusing(status, **{"retry-after": "1"}))
+    refusing = Refusing(status, **{"retry-after": "1"})
+    page.route("**/v1/predict", refusing)
+    said = notices(page)
     page.locator("#text").press_sequentially(" ")
-    expect(page.locator("#notice")).to_contain_text(words)
-    expect(page.locator("#notice")).to_contain_text("1 s")
-    page.locator("#text").press_sequentially("two ")
-    at(page, 2)
+    page.wait_for_function("said => said.length === 2", arg=said)  # the notice, and that it is gone
+    settled(page)
+    assert re.fullmatch(f"{words}.*in 1 s…", said.evaluate("said => said[0]"))
+    assert refusing.heard[1] - refusing.heard[0] >= 1
     expect(page.locator("#notice")).to_be_hidden()
+    write(page, "two ", 2)
 
 
 def test_other_refusals_are_shown_and_generation_recovers_too(page: Page) -> None:
     write(page, "one ", 1)
-    page.route("**/v1/predict", refusing(500, times=99))
+    page.route("**/v1/predict", Refusing(500, times=99))
     page.locator("#text").press_sequentially("two ")
     expect(page.locator("#notice")).to_contain_text("That did not work (500): by this test")
     page.unroute("**/v1/predict")
     write(page, "three ", 3)
     expect(page.locator("#notice")).to_be_hidden()
 
-    page.route("**/v1/generate", refusing(503, **{"retry-after": "1"}))
+    said = notices(page)
+    page.route("**/v1/generate", Refusing(503, **{"retry-after": "1"}))
     page.locator("#continue").click()
-    expect(page.locator("#notice")).to_contain_text("busy")
+    page.wait_for_function("said => said.some((text) => text.includes('busy'))", arg=said)
     expect(page.locator("#notice")).to_be_hidden()
     expect(page.locator("#continue")).to_have_text("Continue for me")
     page.locator("#continue").click()
