@@ -87,7 +87,7 @@ requirements: ## pin anew (needs uv): hashes, no registry addresses
 	$(COMPILE) requirements/build.in -o requirements/build.txt
 	$(COMPILE) pyproject.toml -o requirements/serve.txt
 	$(COMPILE) --extra train pyproject.toml -o requirements/train.txt
-	$(COMPILE) --extra train --extra dev pyproject.toml -o requirements/dev.txt
+	$(COMPILE) --extra train --extra otel --extra dev pyproject.toml -o requirements/dev.txt
 
 clean: ## remove what the other targets made
 	rm -rf $(VENV) .venv-3.* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build *.egg-info

@@ -1,4 +1,5 @@
-"""What every request passes first: it gets an id, is counted, and has its line in the log when it is over."""
+"""What every request passes first: it gets an id, is counted, and has its line in the log, and its span, when it
+is over."""
 
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.caller import OWNER, REQUEST_ID
 from app.histogram import SECONDS, Histogram
 from app.logs import RequestLog
+from app.spans import Spans
 
 #: What an id that a client brings may consist of, so that it can be logged and sent back as it is.
 SANE = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.:/+="
@@ -33,6 +35,7 @@ class Gate:
 
     def __init__(self, app: ASGIApp, direct: frozenset[str]) -> None:
         self.log: RequestLog | None = None
+        self.spans: Spans | None = None
         self.requests: dict[tuple[str, str, int], int] = {}  # (method, route, status)
         self.latencies: dict[str, Histogram] = {}  # by route, of answers that are no errors
         self._app = app
@@ -87,3 +90,5 @@ class Gate:
                 latency.observe(taken)
             if self.log is not None:
                 self.log.put(method, route, status, taken, request_id, OWNER.get())
+            if self.spans is not None:
+                self.spans.put(scope, method, route, status, taken, request_id)

@@ -91,6 +91,8 @@ def create_app(
         redirect_slashes=False,
         docs_url=None,  # the page of FastAPI comes from elsewhere
         redoc_url=None,
+        # Predict is not answered by FastAPI, and its spans and logs hold paths and messages: see `app.spans`.
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
     app.state.service = service
     app.predict = Predict(service)

@@ -77,7 +77,8 @@ def command(
     """Serve a model over HTTP.
 
     The model is loaded once; each session's state is kept, so that a request continues where the one before ended.
-    Every option can be given as an environment variable, too; the option wins.
+    Every option can be given as an environment variable, too; the option wins. Traces go where OpenTelemetry's own
+    variables say (OTEL_EXPORTER_OTLP_ENDPOINT and so on; they need nextword[otel]).
 
     Try: nextword serve --port 9000, then open http://127.0.0.1:9000 or
     curl -d '{"text": "The weather is"}' http://127.0.0.1:9000/v1/predict
@@ -96,7 +97,7 @@ def serve(settings: Settings) -> None:
     Exits with 2 if it cannot start, with 1 if it was stopped at once.
     """
     # Imported here, so that `nextword serve --help` and a wrong setting are answered at once.
-    from app import logs
+    from app import logs, spans
     from app.main import create_app
     from app.security import KeysError
     from app.stores.base import StoreRefusedError
@@ -117,11 +118,15 @@ def serve(settings: Settings) -> None:
     signal.signal(signal.SIGHUP, lambda *_: _reload(app.keys))
     if settings.access_log:
         app.gate.log = logs.RequestLog(settings.log_format)
+    app.gate.spans = spans.configured()
+    forced = True
     try:
         failure, forced = _run(app, settings, listener)
     finally:
         if app.gate.log is not None:
             app.gate.log.close()
+        if app.gate.spans is not None and not forced:
+            app.gate.spans.close()
     if forced:
         raise SystemExit(STOPPED_SHORT)
     if failure is not None:

@@ -61,9 +61,9 @@ def output(process: subprocess.Popen[str]) -> str:
 
 
 @contextmanager
-def serving(directory: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+def serving(directory: Path, *arguments: str, **variables: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """A server on a free port, ready, and its address."""
-    process = start("--model", directory, "--port", "0", *arguments)
+    process = start("--model", directory, "--port", "0", *arguments, **variables)
     assert process.stderr is not None
     try:
         line = ""
