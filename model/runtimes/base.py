@@ -52,6 +52,16 @@ class SubsetProjection:
     log_probabilities: Floats  # (R,), that the next word is any of the subset; -inf for an empty one
 
 
+@dataclass(frozen=True, slots=True)
+class WordsProjection:
+    """What may come next, and how likely some words are, which each of the R hidden outputs names for itself."""
+
+    top_ids: Ids  # (R, K), likeliest first
+    top_log_probabilities: Floats  # (R, K)
+    entropies: Floats  # (R,), nats
+    log_probabilities: Floats  # (R, N), of the words named
+
+
 class Runtime(Protocol):
     """How the rest of nextword runs a model. All methods are called from one thread at a time.
 
@@ -75,6 +85,9 @@ class Runtime(Protocol):
 
     def project_subset(self, hidden: Floats, ids: Ids, *, top_k: int) -> SubsetProjection:
         """The same among the N words `ids` (N,) only, each named once; K is min(top_k, N)."""
+
+    def project_words(self, hidden: Floats, words: Ids, *, top_k: int) -> WordsProjection:
+        """As `project`, and the log-probabilities of words (R, N), any of which may be named twice; no ranks."""
 
     def log_probabilities(self, hidden: Floats) -> Floats:
         """Whole rows (R, vocabulary_size), for sampling and for tests."""

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.runtimes import RuntimeUnavailableError
-from model.runtimes.base import Floats, Ids, Projection, State, SubsetProjection
+from model.runtimes.base import Floats, Ids, Projection, State, SubsetProjection, WordsProjection
 from model.shapes import state_tensors
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ ROWS = 64
 
 _TRUE, _FALSE = np.array([True]), np.array([False])
 _SCORED = {"plain": _FALSE, "scored": _TRUE}
+_NAMED = {"plain": _FALSE, "named": _TRUE}
 _AMONG = {"plain": _FALSE, "among": _TRUE}
 _WHOLE = {"plain": _FALSE, "k": np.zeros(1, np.int64)}
 _ERROR = 3  # ONNX Runtime's level: no warnings
@@ -90,6 +91,16 @@ class CpuRuntime:
         subset = {"k": np.array([min(top_k, len(ids))], np.int64), "words": np.sort(ids), **_AMONG}
         parts = [self._run({"hidden": rows, **subset}) for rows in _pieces(hidden)]
         return SubsetProjection(*_joined(parts)[:3])
+
+    def project_words(self, hidden: Floats, words: Ids, *, top_k: int) -> WordsProjection:
+        k = np.array([top_k], np.int64)
+        pairs = zip(_pieces(hidden), _pieces(words), strict=True)
+        parts = [self._run({"hidden": rows, "k": k, "named_words": named, **_NAMED}) for rows, named in pairs]
+        if not parts:
+            nothing = _nothing(top_k)
+            values = np.empty((0, words.shape[1]), np.float32)
+            return WordsProjection(nothing.top_ids, nothing.top_log_probabilities, nothing.entropies, values)
+        return WordsProjection(*_joined(parts)[:4])
 
     def log_probabilities(self, hidden: Floats) -> Floats:
         rows = np.empty((len(hidden), self.vocabulary_size), np.float32)

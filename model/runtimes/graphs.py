@@ -79,16 +79,18 @@ _CELLS: dict[str, Callable[[Graph, Arithmetic, str, Floats, Floats, list[StateTe
     "tanh": _tanh,
 }
 
-#: What the projection graph gives: ids and values (R, K); totals (R,); scores and ranks (R,), empty without targets.
+#: What the projection graph gives: ids and values (R, K); totals (R,); scores (R,) or (R, N) and ranks (R,), empty
+#: where no word was named.
 RESULTS = ("ids", "values", "totals", "scores", "ranks")
 _TYPES = (TensorProto.INT64, TensorProto.FLOAT, TensorProto.FLOAT, TensorProto.FLOAT, TensorProto.INT64)
 
 
 def projection_graph(network: Network, weights: Weights, arithmetic: Arithmetic) -> Model:
-    """hidden (R, H) float32 and k (1,) int64 -> `RESULTS`, in one of four ways.
+    """hidden (R, H) float32 and k (1,) int64 -> `RESULTS`, in one of five ways.
 
     - As it is: the k likeliest words, their log-probabilities, the entropies.
     - ``plain`` false, ``scored`` true, ``words`` (R,): the same, and log-probability and rank of one word a row.
+    - ``plain`` false, ``named`` true, ``named_words`` (R, N): the same, and log-probabilities of N words a row.
     - ``plain`` false, ``among`` true, ``words`` (N,), k <= N: the k likeliest of these words, their
       log-probabilities, the log-probability that it is any of them.
     - ``plain`` false: every log-probability (R, V) in `values`.
@@ -163,6 +165,11 @@ def projection_graph(network: Network, weights: Weights, arithmetic: Arithmetic)
         rank = branch.op("Add", branch.op("Cast", ahead, to=TensorProto.INT64), last)
         return [*likely(branch, p, mass, log_Z), branch.op("Squeeze", branch.op("Sub", logit, log_Z), last), rank]
 
+    def named(branch: Graph) -> list[str]:
+        p, mass, log_Z = distribution(branch)
+        logit = branch.op("GatherElements", logits, "named_words", axis=1)
+        return [*likely(branch, p, mass, log_Z), branch.op("Sub", logit, log_Z), no_ranks]
+
     def among(branch: Graph) -> list[str]:
         *_, log_Z = distribution(branch)
         rows = branch.op("Sub", branch.op("Gather", logits, "words", axis=1), log_Z)  # (R, N)
@@ -175,21 +182,22 @@ def projection_graph(network: Network, weights: Weights, arithmetic: Arithmetic)
         rows = branch.op("Slice", branch.op("Sub", logits, log_Z), branch.integers(0), branch.integers(V), last)
         return [branch.constant(np.zeros((0, 0), np.int64)), rows, no_scores, no_scores, no_ranks]
 
-    results = graph.choose(
-        "plain",
-        plain,
-        lambda branch: branch.choose(
-            "scored", scored, lambda inner: inner.choose("among", among, whole, _TYPES), _TYPES
-        ),
-        _TYPES,
-    )
+    def apart_from_plain(branch: Graph) -> list[str]:
+        return branch.choose("scored", scored, apart_from_scored, _TYPES)
+
+    def apart_from_scored(branch: Graph) -> list[str]:
+        return branch.choose("named", named, lambda last: last.choose("among", among, whole, _TYPES), _TYPES)
+
+    results = graph.choose("plain", plain, apart_from_plain, _TYPES)
     inputs = [
         helper.make_tensor_value_info("hidden", TensorProto.FLOAT, ["R", W.shape[1]]),
         helper.make_tensor_value_info("k", TensorProto.INT64, [1]),
         helper.make_tensor_value_info("words", TensorProto.INT64, ["N"]),
+        helper.make_tensor_value_info("named_words", TensorProto.INT64, ["R", "M"]),
     ]
     graph.constant(np.zeros(0, np.int64), "words")
-    for name in ("plain", "scored", "among"):
+    graph.constant(np.zeros((0, 0), np.int64), "named_words")
+    for name in ("plain", "scored", "named", "among"):
         inputs.append(helper.make_tensor_value_info(name, TensorProto.BOOL, [1]))
         graph.constant(np.array([name == "plain"]), name)
     outputs = []

@@ -10,7 +10,7 @@ from model import networks
 from model.artifact import Artifact
 from model.compat import chainer
 from model.devices import cuda_device_count
-from model.runtimes.base import Floats, Ids, Projection, State, SubsetProjection
+from model.runtimes.base import Floats, Ids, Projection, State, SubsetProjection, WordsProjection
 from model.shapes import state_tensors
 
 
@@ -66,6 +66,16 @@ class ReferenceRuntime:
             top_ids=ids[top],
             top_log_probabilities=np.take_along_axis(rows, top, axis=1),
             log_probabilities=log_probabilities,
+        )
+
+    def project_words(self, hidden: Floats, words: Ids, *, top_k: int) -> WordsProjection:
+        rows = self.log_probabilities(hidden)
+        top_ids = _top(rows, top_k)
+        return WordsProjection(
+            top_ids=top_ids,
+            top_log_probabilities=np.take_along_axis(rows, top_ids, axis=1),
+            entropies=-(np.exp(rows) * rows).sum(axis=1, dtype=np.float32),
+            log_probabilities=np.take_along_axis(rows, words, axis=1),
         )
 
     def log_probabilities(self, hidden: Floats) -> Floats:

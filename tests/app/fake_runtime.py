@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from model.artifact import Artifact
-from model.runtimes.base import Floats, Ids, Projection, State, StateTensor, SubsetProjection
+from model.runtimes.base import Floats, Ids, Projection, State, StateTensor, SubsetProjection, WordsProjection
 from model.tokenizer import Tokenizer
 
 _TEXT = (
@@ -95,6 +95,17 @@ class FakeRuntime:
         with np.errstate(divide="ignore"):
             total = np.log(np.exp(rows).sum(axis=1)).astype(np.float32)
         return SubsetProjection(ids[top], np.take_along_axis(rows, top, axis=1), total)
+
+    def project_words(self, hidden: Floats, words: Ids, *, top_k: int) -> WordsProjection:
+        self.products.append(len(hidden))
+        rows = self.log_probabilities(hidden)
+        top = np.argsort(-rows, axis=1, kind="stable")[:, :top_k]
+        return WordsProjection(
+            top,
+            np.take_along_axis(rows, top, axis=1),
+            -(np.exp(rows) * rows).sum(axis=1),
+            np.take_along_axis(rows, words, axis=1),
+        )
 
 
 def artifact(start: str | None = "<eos>", words: Sequence[str] = WORDS, policy: str = "english") -> Artifact:

@@ -266,6 +266,23 @@ def test_projection_is_the_whole_rows_summed_up(quantised: bool, size: int) -> N
 
 
 @MODES
+@pytest.mark.parametrize("rows", [0, 1, 5, ROWS + 3])
+def test_words_named_row_by_row_have_the_log_probabilities_of_whole_rows(quantised: bool, rows: int) -> None:
+    model = artifact("lstm_stack")
+    runtime = CpuRuntime(model, quantised=quantised)
+    hidden = hidden_outputs(model, rows)
+    whole = runtime.log_probabilities(hidden)
+    for count in (0, 1, 7, 2 * V):  # the last has words that are named twice
+        words = np.random.default_rng(count).integers(0, V, (rows, count))
+        answer, expected = runtime.project_words(hidden, words, top_k=6), projected(whole, 6)
+        np.testing.assert_array_equal(answer.log_probabilities, np.take_along_axis(whole, words, axis=1))
+        assert answer.log_probabilities.dtype == np.float32
+        np.testing.assert_array_equal(answer.top_ids, expected.top_ids)
+        np.testing.assert_allclose(answer.top_log_probabilities, expected.top_log_probabilities, atol=1e-4)
+        np.testing.assert_allclose(answer.entropies, expected.entropies, atol=1e-4)
+
+
+@MODES
 def test_equally_likely_words_stand_in_the_order_of_ids(quantised: bool) -> None:
     b = np.random.default_rng(6).integers(0, 4, 700).astype(np.float32)
     runtime = CpuRuntime(projecting(np.zeros((700, 3)), b), quantised=quantised)

@@ -1,0 +1,197 @@
+"""How a sequence adapts to itself: the words that came lately, each with the hidden output it followed.
+
+Grave, Joulin and Usunier, "Improving neural language models with a continuous cache" (2016, arXiv 1612.04426):
+
+    p(w) = (1 - weight) p_model(w) + weight sum_i softmax_i(theta h_t . h_i) [w_(i+1) = w]
+
+over the last `size` pairs (h_i, w_(i+1)) of the same sequence. Here it says what such pairs are and how they are kept;
+`model.mixture` computes the sum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.runtimes.base import Floats, Ids
+
+#: The most pairs that may be kept: their products are computed for every word.
+MOST_PAIRS = 4096
+MOST_THETA = 100.0
+
+#: So many pairs more than asked for are kept where they are at hand, and so far a cache can go back without them
+#: being had anew; there is room for as many more, so that pairs are moved once in so many words only.
+MARGIN = 64
+_FIRST_ROOM = 32
+
+_KEY, _WORD = np.dtype("<f2"), np.dtype("<u4")
+
+
+@dataclass(frozen=True, slots=True)
+class Adaptation:
+    """How to adapt: `size` pairs; `theta`, how much nearer hidden outputs count more; `weight`, the share of the cache
+    in the mixture (lambda in the paper).
+
+    The defaults were tuned on validation text for the English model that ships.
+
+    Raises ValueError, which says what is out of range.
+    """
+
+    size: int = 500
+    theta: float = 0.3
+    weight: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.size <= MOST_PAIRS:
+            raise ValueError(f"size is {self.size}; it is from 1 to {MOST_PAIRS}")
+        if not 0 < self.theta <= MOST_THETA:
+            raise ValueError(f"theta is {self.theta}; it is above 0 and at most {MOST_THETA:g}")
+        if not 0 < self.weight < 1:
+            raise ValueError(f"weight is {self.weight}; it is between 0 and 1")
+
+
+class _Pairs:
+    """Pairs in the order in which they came. Those that are there never change; only new ones are put behind them.
+
+    keys (room, H) float32, rounded to float16; words are numbered as they first occur, and `numbers` (room,) are those
+    of the pairs, `words` (room,) the ids by number. `before`: how many pairs of the sequence came before the first.
+    """
+
+    __slots__ = ("before", "filled", "keys", "number_of", "numbers", "words")
+
+    def __init__(self, room: int, width: int, before: int) -> None:
+        self.keys: Floats = np.empty((room, width), np.float32)
+        self.numbers: Ids = np.empty(room, np.int64)
+        self.words: Ids = np.empty(room, np.int64)
+        self.number_of: dict[int, int] = {}
+        self.before = before
+        self.filled = 0
+
+    def put(self, keys: Floats, words: Sequence[int]) -> None:
+        end = self.filled + len(keys)
+        self.keys[self.filled : end] = keys
+        for place, word in enumerate(words, self.filled):
+            number = self.number_of.setdefault(word, len(self.number_of))
+            self.words[number] = word
+            self.numbers[place] = number
+        self.filled = end
+
+
+class Cache:
+    """The last pairs of a sequence, `adaptation.size` at most: a value, like the state beside it.
+
+    `after` makes the next one. Caches that come from each other share their pairs, so that most cost next to nothing,
+    those of forks too, until they go different ways. One thread at a time may call `after`; all may read.
+    """
+
+    __slots__ = ("_count", "_end", "_pairs", "adaptation")
+
+    def __init__(self, adaptation: Adaptation, *, before: int = 0) -> None:
+        """One without pairs; so many of the sequence's came `before` and are not known."""
+        self.adaptation = adaptation
+        self._pairs = _Pairs(0, 0, before)
+        self._end = 0
+        self._count = 0  # of the numbers that the words up to `_end` have
+
+    @classmethod
+    def _of(cls, adaptation: Adaptation, pairs: _Pairs, end: int, count: int) -> Cache:
+        cache = cls.__new__(cls)
+        cache.adaptation, cache._pairs, cache._end, cache._count = adaptation, pairs, end, count
+        return cache
+
+    def __len__(self) -> int:
+        """How many pairs there are."""
+        return min(self._end, self.adaptation.size)
+
+    @property
+    def _first(self) -> int:
+        return self._end - len(self)
+
+    @property
+    def keys(self) -> Floats:
+        """(n, H) hidden outputs, each before the word of its pair. To be read only."""
+        return self._pairs.keys[self._first : self._end]
+
+    @property
+    def numbers(self) -> Ids:
+        """(n,): which of `words` each pair's is."""
+        return self._pairs.numbers[self._first : self._end]
+
+    @property
+    def words(self) -> Ids:
+        """(G,) ids of different words: all that the pairs have, and maybe a few that they no longer have."""
+        return self._pairs.words[: self._count]
+
+    @property
+    def nbytes(self) -> int:
+        """What the pairs take in memory; caches that come from each other may share it."""
+        pairs = self._pairs
+        return pairs.keys.nbytes + pairs.numbers.nbytes + pairs.words.nbytes
+
+    @property
+    def reach(self) -> int:
+        """How many words it can go back (`back`)."""
+        return self._end if self._pairs.before == 0 else max(self._end - self.adaptation.size, 0)
+
+    def after(self, hidden: Floats, word: int) -> Cache:
+        """The cache once `word` has been consumed, which was predicted from `hidden` (H,)."""
+        pairs = self._pairs
+        if pairs.filled != self._end or self._end == len(pairs.keys):
+            # Others went on from here before, or there is no room.
+            pairs = self._moved(len(hidden))
+        pairs.put(_rounded(hidden)[None], (word,))
+        return Cache._of(self.adaptation, pairs, pairs.filled, len(pairs.number_of))
+
+    def back(self, count: int) -> Cache | None:
+        """The cache as it was so many words ago; None if it is not known any more (`reach`)."""
+        if count > self.reach:
+            return None
+        end = self._end - count
+        return Cache._of(self.adaptation, self._pairs, end, int(self._pairs.numbers[:end].max(initial=-1)) + 1)
+
+    def _moved(self, width: int) -> _Pairs:
+        size, old = self.adaptation.size, self._pairs
+        kept = min(self._end, size + MARGIN)
+        first = self._end - kept
+        new = _Pairs(min(2 * kept + _FIRST_ROOM, size + 2 * MARGIN), width, old.before + first)
+        if kept:
+            new.put(old.keys[first : self._end], old.words[old.numbers[first : self._end]].tolist())
+        return new
+
+    def pack(self) -> bytes:
+        """The pairs as bytes, little-endian: the ids of the words, uint32, then the hidden outputs, float16."""
+        return self.words[self.numbers].astype(_WORD).tobytes() + self.keys.astype(_KEY).tobytes()
+
+    @classmethod
+    def unpack(cls, adaptation: Adaptation, content: bytes, *, count: int, width: int, position: int) -> Cache:
+        """What `pack` gave: `count` pairs with hidden outputs (width,), of a sequence of `position` words.
+
+        Raises ValueError when that cannot be, or when there are values that are not numbers.
+        """
+        if count != min(position, adaptation.size):
+            raise ValueError(f"a cache of {adaptation.size} pairs has not {count} of them after {position} words")
+        if len(content) != packed_bytes(count, width):
+            raise ValueError(f"{len(content)} bytes are no {count} pairs with hidden outputs of {width} values")
+        words = np.frombuffer(content, _WORD, count)
+        keys: NDArray[np.float16] = np.frombuffer(content, _KEY, offset=words.nbytes).reshape(count, width)
+        if not np.isfinite(keys).all():
+            raise ValueError("the cache holds values that are not numbers")
+        cache = cls(adaptation, before=position - count)
+        if not count:
+            return cache
+        pairs = _Pairs(min(2 * count + _FIRST_ROOM, adaptation.size + 2 * MARGIN), width, position - count)
+        pairs.put(keys.astype(np.float32), words.tolist())
+        return cls._of(adaptation, pairs, count, len(pairs.number_of))
+
+
+def _rounded(hidden: Floats) -> Floats:
+    """To what float16 can hold: half as much to store and to send, and far finer than what tells words apart."""
+    return hidden.astype(_KEY).astype(np.float32)
+
+
+def packed_bytes(count: int, width: int) -> int:
+    """How many bytes `Cache.pack` gives of so many pairs."""
+    return count * (_WORD.itemsize + width * _KEY.itemsize)

@@ -1,0 +1,219 @@
+"""What a runtime says of a batch, mixed with what the caches of its sequences say: exact, whatever is asked for.
+
+`caches` has one for each row, None for a sequence that does not adapt. A row whose cache is missing or without pairs is
+answered as the runtime answers it, to the bit.
+
+With m_w, `weight` times the cache's share of w, p'(w) = (1 - weight) p(w) + m_w. Only words with m_w > 0 come forward,
+so the k likeliest are among the model's k likeliest and the words of the cache. Logarithms are mixed in float64 and
+rounded to float32; words that are then equally likely stand in the order of their ids.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model import decoding
+from model.adaptation import Cache
+from model.runtimes.base import Floats, Ids, Projection, Runtime, SubsetProjection, WordsProjection
+
+Doubles = NDArray[np.float64]
+Caches = Sequence[Cache | None]
+
+
+def project_words(runtime: Runtime, hidden: Floats, caches: Caches, words: Ids, *, top_k: int) -> WordsProjection:
+    """`Runtime.project_words` of the mixture: hidden (R, H), words (R, N)."""
+    recalled = _recall(hidden, caches)
+    if recalled is None:
+        return runtime.project_words(hidden, words, top_k=top_k)
+    rows, N = recalled.rows, words.shape[1]
+    asked = np.zeros((len(hidden), N + recalled.words.shape[1]), np.int64)
+    asked[:, :N] = words
+    asked[rows, N:] = recalled.words
+    model = runtime.project_words(hidden, asked, top_k=top_k)
+    of_words = model.log_probabilities[:, :N].copy()
+    of_words[rows] = recalled.mixed(of_words[rows], recalled.masses_of(words[rows]))
+    log_p = model.log_probabilities[rows, N:].astype(np.float64)  # (A, G), of the words of the caches
+    mixed = recalled.mixed(log_p, recalled.masses)
+    top_ids, top_values = model.top_ids.copy(), model.top_log_probabilities.copy()
+    top_ids[rows], top_values[rows] = _likeliest(recalled, top_ids[rows], top_values[rows], mixed.astype(np.float32))
+    entropies = model.entropies.copy()
+    entropies[rows] = _entropies(recalled, entropies[rows].astype(np.float64), log_p, mixed)
+    return WordsProjection(top_ids, top_values, entropies, of_words)
+
+
+def project(runtime: Runtime, hidden: Floats, caches: Caches, targets: Ids, *, top_k: int) -> Projection:
+    """`Runtime.project` of the mixture, ranks and all: hidden (R, H), targets (R,)."""
+    adapting, plain = _split(caches)
+    if not len(adapting):
+        return runtime.project(hidden, top_k=top_k, targets=targets)
+    R = len(hidden)
+    floats = np.empty((3, R), np.float32)  # entropies, log-probabilities of targets; ranks fit no float32
+    result = Projection(
+        np.empty((R, top_k), np.int64), np.empty((R, top_k), np.float32), floats[0], floats[1], np.empty(R, np.int64)
+    )
+    if len(plain):
+        part = runtime.project(hidden[plain], top_k=top_k, targets=targets[plain])
+        result.top_ids[plain], result.top_log_probabilities[plain] = part.top_ids, part.top_log_probabilities
+        result.entropies[plain] = part.entropies
+        result.target_log_probabilities[plain] = part.target_log_probabilities
+        result.target_ranks[plain] = part.target_ranks
+    whole = log_probabilities(runtime, hidden[adapting], [caches[row] for row in adapting])
+    for row, values in zip(adapting.tolist(), whole, strict=True):
+        target = int(targets[row])
+        top = decoding.likeliest(values, top_k) if top_k else np.empty(0, np.int64)
+        result.top_ids[row], result.top_log_probabilities[row] = top, values[top]
+        result.entropies[row] = -np.vdot(np.exp(values, dtype=np.float64), values)
+        result.target_log_probabilities[row] = values[target]
+        ahead = np.count_nonzero(values > values[target]) + np.count_nonzero(values[:target] == values[target])
+        result.target_ranks[row] = 1 + ahead
+    return result
+
+
+def project_subset(runtime: Runtime, hidden: Floats, caches: Caches, ids: Ids, *, top_k: int) -> SubsetProjection:
+    """`Runtime.project_subset` of the mixture: hidden (R, H), among the words `ids` (N,)."""
+    adapting, plain = _split(caches)
+    if not len(adapting):
+        return runtime.project_subset(hidden, ids, top_k=top_k)
+    R, K = len(hidden), min(top_k, len(ids))
+    result = SubsetProjection(np.empty((R, K), np.int64), np.empty((R, K), np.float32), np.empty(R, np.float32))
+    if len(plain):
+        part = runtime.project_subset(hidden[plain], ids, top_k=top_k)
+        result.top_ids[plain], result.top_log_probabilities[plain] = part.top_ids, part.top_log_probabilities
+        result.log_probabilities[plain] = part.log_probabilities
+    ordered = np.sort(ids)
+    whole = log_probabilities(runtime, hidden[adapting], [caches[row] for row in adapting])
+    for row, values in zip(adapting.tolist(), whole[:, ordered], strict=True):
+        top = decoding.likeliest(values, K) if K else np.empty(0, np.int64)
+        result.top_ids[row], result.top_log_probabilities[row] = ordered[top], values[top]
+        with np.errstate(divide="ignore"):
+            result.log_probabilities[row] = np.log(np.exp(values.astype(np.float64)).sum())
+    return result
+
+
+def log_probabilities(runtime: Runtime, hidden: Floats, caches: Caches) -> Floats:
+    """`Runtime.log_probabilities` of the mixture: hidden (R, H) to whole rows (R, V)."""
+    whole = runtime.log_probabilities(hidden)
+    recalled = _recall(hidden, caches)
+    if recalled is None:
+        return whole
+    for place, row in enumerate(recalled.rows.tolist()):
+        values = whole[row].astype(np.float64)
+        own = recalled.masses[place] > 0
+        words, masses = recalled.words[place, own], recalled.masses[place, own]
+        mixed = np.log(np.exp(values[words] + recalled.log_rest[place]) + masses)
+        values += recalled.log_rest[place]
+        values[words] = mixed
+        whole[row] = values
+    return whole
+
+
+@dataclass(frozen=True, slots=True)
+class _Recalled:
+    """What A of the rows remember. Beside the words that a row has, up to the G of the row with most, stands word 0."""
+
+    rows: Ids  # (A,), their places in the batch
+    words: Ids  # (A, G)
+    there: NDArray[np.bool_]  # (A, G): it is a word of this row
+    masses: Doubles  # (A, G), m_w
+    log_rest: Doubles  # (A, 1), log(1 - weight)
+
+    def masses_of(self, words: Ids) -> Doubles:
+        """(A, N), of words (A, N)."""
+        found = np.empty(words.shape)
+        for column in range(words.shape[1]):  # of which there are few
+            found[:, column] = (self.masses * (self.words == words[:, column, None])).sum(axis=1)
+        return found
+
+    def mixed(self, log_p: NDArray[np.floating], masses: Doubles) -> Doubles:
+        """log p' of words (A, N) with these log p and m_w."""
+        rest = log_p + self.log_rest
+        return np.where(masses > 0, np.log(np.exp(rest) + masses), rest)
+
+
+def _split(caches: Caches) -> tuple[Ids, Ids]:
+    """The places of rows that remember something, and of those that do not."""
+    remembering = np.array([cache is not None and len(cache) > 0 for cache in caches], np.bool_)
+    return np.flatnonzero(remembering), np.flatnonzero(~remembering)
+
+
+def _recall(hidden: Floats, caches: Caches) -> _Recalled | None:
+    """None where nobody remembers anything."""
+    found = [(row, cache) for row, cache in enumerate(caches) if cache is not None and len(cache)]
+    if not found:
+        return None
+    A = len(found)
+    N = max(len(cache) for _, cache in found)
+    G = max(len(cache.words) for _, cache in found)
+    scores = np.full((A, N), -np.inf, np.float32)
+    numbers = np.full((A, N), G, np.int64)  # G is nobody's
+    words, there = np.zeros((A, G), np.int64), np.zeros((A, G), np.bool_)
+    for place, (row, cache) in enumerate(found):
+        n, g = len(cache), len(cache.words)
+        np.dot(cache.keys, hidden[row], out=scores[place, :n])
+        numbers[place, :n] = cache.numbers
+        words[place, :g] = cache.words
+        there[place, :g] = True
+    scores *= np.array([cache.adaptation.theta for _, cache in found], np.float32)[:, None]
+    scores -= scores.max(axis=1, keepdims=True)
+    np.exp(scores, out=scores)
+    weights: Doubles = np.array([[cache.adaptation.weight] for _, cache in found], np.float64)
+    scores *= (weights / scores.sum(axis=1, keepdims=True)).astype(np.float32)
+    numbers += np.arange(0, A * (G + 1), G + 1)[:, None]
+    sums = np.bincount(numbers.reshape(-1), scores.reshape(-1), A * (G + 1)).reshape(A, G + 1)
+    masses = sums[:, :G].astype(np.float64, copy=False)
+    rows = np.array([row for row, _ in found], np.int64)
+    log_rest: Doubles = np.log1p(-weights)
+    return _Recalled(rows, words, there, masses, log_rest)
+
+
+def _entropies(recalled: _Recalled, entropies: Doubles, log_p: Doubles, mixed: Doubles) -> Doubles:
+    """(A,) from the model's: of the words that no cache has, sum p log p is what is left of it.
+
+    sum over those of p' log p' = (1 - weight) (log(1 - weight) sum p + sum p log p).
+    """
+    p = np.where(recalled.there, np.exp(log_p), 0)
+    of_mixed = np.where(recalled.there, np.exp(mixed), 0)
+    log_rest = recalled.log_rest[:, 0]
+    others = log_rest * (1 - p.sum(axis=1)) - entropies - (p * log_p).sum(axis=1)
+    found: Doubles = np.maximum(-np.exp(log_rest) * others - (of_mixed * mixed).sum(axis=1), 0)
+    return found
+
+
+def _likeliest(recalled: _Recalled, top_ids: Ids, top_values: Floats, mixed: Floats) -> tuple[Ids, Floats]:
+    """The k likeliest words (A, k) and their log p', from the model's and the words of the caches with `mixed` (A, G).
+
+    Of the latter, too, only the k likeliest can be among them.
+    """
+    K = top_ids.shape[1]
+    if not K:
+        return top_ids, top_values
+    mixed = np.where(recalled.there, mixed, -np.inf)
+    places = _first(recalled.words, mixed, min(K, mixed.shape[1]))
+    own_ids = np.take_along_axis(recalled.words, places, axis=1)
+    own_values = np.take_along_axis(mixed, places, axis=1)
+    # A word of both counts with what it has in the cache. One that is not among `own_ids` in spite of being in the
+    # cache stands behind K others, with less than it has all the more.
+    both = (top_ids[:, :, None] == np.where(np.isneginf(own_values), -1, own_ids)[:, None, :]).any(axis=2)
+    values = np.where(both, -np.inf, top_values + recalled.log_rest).astype(np.float32)
+    ids = np.concatenate([own_ids, top_ids], axis=1)
+    values = np.concatenate([own_values, values], axis=1)
+    order = np.lexsort((ids, -values), axis=1)[:, :K]
+    return np.take_along_axis(ids, order, axis=1), np.take_along_axis(values, order, axis=1)
+
+
+def _first(ids: Ids, values: Floats, k: int) -> Ids:
+    """Places (A, k) of the k largest of each row, in any order; of equal ones those with the lower ids."""
+    G = values.shape[1]
+    if k == G:
+        return np.broadcast_to(np.arange(G), values.shape)
+    places = np.argpartition(values, G - k, axis=1)[:, G - k :]
+    chosen = np.take_along_axis(values, places, axis=1)
+    edge = chosen.min(axis=1, keepdims=True)
+    tied = np.flatnonzero((values == edge).sum(axis=1) > (chosen == edge).sum(axis=1))
+    for row in tied.tolist():
+        places[row] = np.lexsort((ids[row], -values[row]))[:k]
+    return places
