@@ -21,9 +21,7 @@ async def fork(service: Service, session_id: str, position: int | None) -> Sessi
         position = session.position if position is None else position
         slot = await service.history.state_at(session, position)
         new = service.new_session(session.ttl)
-        forked = replace(
-            session.back_at(position, slot, new.created_at), id=new.id, revision=1, created_at=new.created_at
-        )
+        forked = replace(session.back_at(position, slot, new.created_at), id=new.id, created_at=new.created_at)
         await service.commit(forked, None, slot)
         return forked
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import os
+import secrets
 from array import array
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Sequence
@@ -44,6 +45,9 @@ class Session:
 
     `state` is the slot of the state after all words; `recent` are the ids of the last words, all of them up to a bound,
     as the bytes of an array of `typecode`. Times are seconds since 1970.
+
+    `revision` is another one, drawn at random, whenever anything has changed. It is no count: a store that lost what
+    was written last, and took other words since, would arrive at the same count with another session.
 
     A state is a function of the words before it, so an earlier one need not be kept to be had again. Only when the
     first words are forgotten something has to stand in for them: `marks`, positions and the bytes of the states there.
@@ -88,7 +92,7 @@ class Session:
             self.id,
             state,
             self.position + len(ids),
-            self.revision + 1,
+            _new_revision(),
             self.typecode,
             recent,
             self.created_at,
@@ -127,7 +131,7 @@ class Session:
             self,
             state=state,
             position=position,
-            revision=self.revision + 1,
+            revision=_new_revision(),
             recent=self.recent[: (position - self.first) * self.width],
             expires_at=now + self.ttl,
             scores=self.scores if here else None,
@@ -196,6 +200,11 @@ class Session:
                 f"the session is at {self.position}, and consumed other words after {position}", self.position
             )
         return True
+
+
+def _new_revision() -> int:
+    """63 bits: what SQLite's integers hold."""
+    return secrets.randbits(63)
 
 
 class SessionIds:

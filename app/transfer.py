@@ -42,7 +42,6 @@ async def carry_in(service: Service, content: bytes) -> Session:
     session = replace(
         new,
         position=file.position,
-        revision=1,
         recent=array(new.typecode, file.words).tobytes(),
         created_at=min(file.created_at, new.created_at),
         generated=file.generated,

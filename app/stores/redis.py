@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-import secrets
 import time
 from asyncio import Future
 from collections.abc import Callable, Sequence
@@ -38,19 +37,18 @@ FLIGHTS = 4
 
 PREFIX = b"nextword:session:"
 
-#: A value begins with the revision and a random token of the commit, 8 bytes each.
+#: A value begins with the revision.
 REVISION_BYTES = 8
-HEAD_BYTES = 16
 
 # Sets the value if the stored one is of the expected revision ("" if there must be none). A commit that was sent twice
-# because the connection broke finds its own token, and has succeeded.
+# because the connection broke finds its own revision, and has succeeded.
 COMPARE_AND_SET = """
-local head = redis.call('GETRANGE', KEYS[1], 0, 15)
-if string.sub(head, 1, 8) == ARGV[1] then
+local revision = redis.call('GETRANGE', KEYS[1], 0, 7)
+if revision == ARGV[1] then
     redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
     return 1
 end
-if head == string.sub(ARGV[2], 1, 16) then
+if revision == string.sub(ARGV[2], 1, 8) then
     return 1
 end
 return 0
@@ -127,7 +125,7 @@ class RedisBackend:
 
     def write(self, session: Session, expected_revision: int | None, content: bytes) -> Future[bool]:
         expected = b"" if expected_revision is None else _packed(expected_revision)
-        value = _packed(session.revision) + secrets.token_bytes(HEAD_BYTES - REVISION_BYTES) + content
+        value = _packed(session.revision) + content
         milliseconds = max(1, int((session.expires_at - self._clock()) * 1000))
         return self._order(bool, "EVALSHA", self._sha, 1, _key(session.id), expected, value, milliseconds)
 
@@ -253,7 +251,7 @@ def _packed(revision: int) -> bytes:
 
 
 def _content(value: bytes | None) -> bytes | None:
-    return None if value is None else value[HEAD_BYTES:]
+    return None if value is None else value[REVISION_BYTES:]
 
 
 def _revision(head: bytes) -> int | None:

@@ -123,6 +123,22 @@ async def test_race_with_position_has_one_winner(replicas: tuple[Running, Runnin
         assert agrees(winner.json(), " ".join(said))
 
 
+async def test_old_copy_is_not_taken_for_what_a_store_that_fell_back_has_become(shared_redis: RedisServer) -> None:
+    """A Redis that fails over to a replica of it may have lost what was written last."""
+    options: dict[str, Any] = {"store": shared_redis.url, "session_key": KEY}
+    async with running(**options) as one, running(**options) as other:
+        session_id = (await one.ok(text="the"))["session_id"]
+        key = f"nextword:session:{session_id}"
+        with shared_redis.client() as client:
+            before = client.get(key)
+            assert isinstance(before, bytes)
+            await one.ok(session_id=session_id, text="cat", position=1)
+            client.set(key, before)
+        assert agrees(await other.ok(session_id=session_id, text="dog", position=1), "the dog")
+        # As many words and commits as the copy here knows of, but others.
+        assert agrees(await one.ok(session_id=session_id, text="ran", position=2), "the dog ran")
+
+
 async def test_same_request_at_both_counts_once(replicas: tuple[Running, Running]) -> None:
     session_id = (await replicas[0].ok(text="the"))["session_id"]
     for number in range(1, 6):
