@@ -13,6 +13,8 @@ from dataclasses import dataclass, replace
 
 #: How many of its last words a session keeps by default: to go back to, and for retries.
 WORDS_KEPT = 16_384
+#: A session has so many marks at most. By itself it comes to five; one that was brought as a file may have others.
+MARKS = 8
 #: Length of `Session.family`.
 FAMILY_BYTES = 16
 #: A request with more words than these is not told its scores again when it is repeated, unless they are had anew.
@@ -101,7 +103,7 @@ class Session:
             self.long_lived,
             scores,
             self.owner,
-            marks=(*self.marks, (self.position, mark)) if mark else self.marks,
+            marks=(*self.marks, (self.position, mark))[-MARKS:] if mark else self.marks,
             family=self.family,
         )
         return moved.remembering(keep) if len(recent) > keep * self.width else moved

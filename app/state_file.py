@@ -23,14 +23,16 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from app.sessions import Session
+from app.sessions import MARKS, Session
 
 MAGIC = b"nextword state 1"
 _LENGTH_BYTES = 4
 _DIGEST_BYTES = 32
 _LARGEST_HEADER = 4096
 _LARGEST_STATE = 1 << 24
-_MARKS = 8
+#: A unit adds at most 1 to its cell a word, which a float32 of this size does not notice any more: no text leads
+#: beyond it, and what is much larger overflows in the products of the next step.
+_LARGEST_VALUE = float(1 << 24)
 
 Position = Annotated[int, Field(ge=0, le=2**53)]
 Seconds = Annotated[float, Field(gt=0, le=1e10, allow_inf_nan=False)]
@@ -48,7 +50,7 @@ class _Header(BaseModel):
     words: int = Field(ge=0, le=2**32)
     width: Literal[2, 4]
     state_bytes: int = Field(ge=4, le=_LARGEST_STATE, multiple_of=4)
-    marks: list[Position] = Field(max_length=_MARKS)
+    marks: list[Position] = Field(max_length=MARKS)
     created_at: Seconds
     ttl: Seconds
     generated: str = Field(max_length=128, pattern="^([0-9a-f]{2})*$")
@@ -85,7 +87,7 @@ class StateFile:
 def largest(words: int, state_bytes: int) -> int:
     """How many bytes a file of so many words, and states of so many bytes, can have."""
     around = len(MAGIC) + _LENGTH_BYTES + _LARGEST_HEADER + _DIGEST_BYTES
-    return around + 4 * words + (1 + _MARKS) * state_bytes
+    return around + 4 * words + (1 + MARKS) * state_bytes
 
 
 def encode(file: StateFile) -> bytes:
@@ -140,8 +142,8 @@ def decode(content: bytes) -> StateFile:
     if first_word < 0 or any(after <= before for before, after in pairwise(places)):
         raise StateFileError("the state file contradicts itself: its words and marks do not fit its position")
     states = [body[start:stop] for start, stop in pairwise(ends)]
-    if not all(np.isfinite(np.frombuffer(state, dtype="<f4")).all() for state in states):
-        raise StateFileError("the state file holds values that are not numbers")
+    if not all((np.abs(np.frombuffer(state, dtype="<f4")) <= _LARGEST_VALUE).all() for state in states):
+        raise StateFileError("the state file holds values that no state has")
     return StateFile(
         header.model,
         header.position,

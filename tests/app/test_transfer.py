@@ -207,6 +207,17 @@ async def test_made_up_state_is_nobody_elses(service: Running) -> None:
         await assert_stands(service, each, PLAIN[:4])
 
 
+async def test_file_with_as_many_marks_as_there_may_be_can_be_carried_out_again() -> None:
+    async with running(max_session_words=20) as service:
+        file = state_file.decode(await exported(service, await typed(service, PLAIN[:18])))
+        marks = tuple((place, file.state) for place in range(8, 16))
+        session = await imported(service, state_file.encode(replace(file, marks=marks)))
+        await service.ok(session_id=session, words=PLAIN[:8])
+        again = state_file.decode(await exported(service, session))
+        assert [place for place, _ in again.marks] == [*range(9, 16), 18]
+        await rewound(service, session, 9)
+
+
 async def test_file_belongs_to_who_brings_it() -> None:
     async with running(api_keys="ann:an-ann-key-of-length bob:a-bob-key-of-length", max_sessions_per_key=2) as service:
         ann = {"authorization": "Bearer an-ann-key-of-length"}
