@@ -183,8 +183,10 @@ class SqliteBackend:
             for order in orders:
                 try:
                     order.result = order.run()
-                except StoreFullError as error:
-                    order.error = error
+                except sqlite3.Error:
+                    raise
+                except Exception as error:
+                    order.error = error  # no room, or a defect: a matter of this one only
             self._connection.execute("COMMIT")
         except sqlite3.Error as error:
             self.evictions = evictions

@@ -7,6 +7,7 @@ from array import array
 from dataclasses import fields, replace
 from typing import Any
 
+import anyio
 import numpy as np
 import pytest
 
@@ -109,6 +110,19 @@ async def test_delete(every: dict[str, Any]) -> None:
         with pytest.raises(ConflictError):
             await store.commit(late, 7)
         states.free(late.state)
+
+
+async def test_what_cannot_be_asked_for_holds_up_nobody_else(every: dict[str, Any]) -> None:
+    async with running(**every) as it:
+        store = it.service.store
+        await store.commit(made(it), None)
+        await forget_copies(it)
+        with anyio.fail_after(5):
+            impossible, session = await asyncio.gather(
+                store.load("\ud800"), store.load("a session"), return_exceptions=True
+            )
+        assert impossible is None or isinstance(impossible, UnicodeEncodeError)
+        assert isinstance(session, Session)
 
 
 async def test_sessions_expire_in_their_hour_but_not_under_their_user(counted: dict[str, Any]) -> None:
