@@ -35,6 +35,10 @@ PROBE_SECONDS = 0.25
 #: So many pipelines may be on their way at once; what comes meanwhile waits for the next one.
 FLIGHTS = 4
 
+#: The server keeps a session for so long after its hour, in which it is refused: a request that came before that may
+#: be still at it, and is to find it there when it is done.
+GRACE_SECONDS = 60.0
+
 PREFIX = b"nextword:session:"
 
 #: A value begins with the revision.
@@ -126,7 +130,7 @@ class RedisBackend:
     def write(self, session: Session, expected_revision: int | None, content: bytes) -> Future[bool]:
         expected = b"" if expected_revision is None else _packed(expected_revision)
         value = _packed(session.revision) + content
-        milliseconds = max(1, int((session.expires_at - self._clock()) * 1000))
+        milliseconds = max(1, int((session.expires_at - self._clock() + GRACE_SECONDS) * 1000))
         return self._order(bool, "EVALSHA", self._sha, 1, _key(session.id), expected, value, milliseconds)
 
     def remove(self, session_id: str) -> Future[bool]:

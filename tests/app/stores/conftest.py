@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.app.conftest import Running
 from tests.app.redis_server import RedisServer, redis_server
 
 KEY = "a key that all replicas share"
@@ -38,6 +39,14 @@ def place(kind: str, folder: Path, request: pytest.FixtureRequest) -> dict[str, 
             client.flushall()
         return {"store": server.url, "session_key": KEY}
     return {"store": kind}
+
+
+async def let_pass(it: Running, seconds: float, request: pytest.FixtureRequest) -> None:
+    """Time for the service and for its store."""
+    it.clock.now += seconds
+    if it.service.settings.store.startswith("redis"):
+        request.getfixturevalue("shared_redis").let_pass(seconds)
+    await it.service.store.expire(it.clock())
 
 
 @pytest.fixture(params=["memory", "snapshot", "sqlite", "redis"])

@@ -16,6 +16,7 @@ from app.sessions import Session
 from app.stores.base import ConflictError, StoreFullError
 from tests.app.conftest import Running, running
 from tests.app.fake_runtime import PLAIN, SIZES, Oracle
+from tests.app.stores.conftest import let_pass
 
 pytestmark = pytest.mark.anyio
 
@@ -137,6 +138,21 @@ async def test_sessions_expire_in_their_hour_but_not_under_their_user(counted: d
         assert await store.expire(now + 4) == 1
         assert (len(store), store.owned("somebody"), it.service.scheduler.states.in_use) == (5, 5, 5)
         assert await store.expire(now + 4) == 0
+
+
+async def test_session_in_use_is_there_beyond_its_hour(every: dict[str, Any], request: pytest.FixtureRequest) -> None:
+    async with running(**every) as it:
+        opened = await it.client.post("/v1/sessions", json={"text": "the cat", "ttl_seconds": 10})
+        session_id = opened.json()["session_id"]
+        it.runtime.gate.clear()
+        saying = asyncio.create_task(it.ok(session_id=session_id, text="sat"))
+        await it.in_flight(1)
+        await let_pass(it, 30, request)
+        it.runtime.gate.set()
+        assert (await saying)["position"] == 3
+        assert (await it.ok(session_id=session_id, text="on", position=3))["position"] == 4
+        await let_pass(it, 11, request)
+        assert (await it.predict(session_id=session_id)).status_code == 410
 
 
 async def test_new_session_takes_the_place_of_an_old_one_that_is_not_in_use(counted: dict[str, Any]) -> None:
