@@ -212,6 +212,10 @@ class Tokenizer:
         """Write `tokenizer.json`; the same tokenizer always gives the same bytes."""
         Path(path).write_text(self._rust.to_str(pretty=True) + "\n", encoding="utf-8")
 
+    def __reduce__(self) -> tuple[type[Tokenizer], tuple[tuple[str, ...], str]]:
+        # Copies are made anew: the caches of methods could not be copied.
+        return Tokenizer, (self.vocabulary, self.policy)
+
     def __len__(self) -> int:
         return len(self.vocabulary)
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
+
+if TYPE_CHECKING:
+    from model.training.processes import Processes
 
 #: Exit status when there can be no training, or no more of it: recipe, text, device, disk, divergence.
 CANNOT_TRAIN = 2
@@ -33,6 +36,13 @@ def command(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the snapshot in --out, on the text kept there.")
     ] = False,
+    distributed: Annotated[
+        bool,
+        typer.Option(
+            "--distributed",
+            help="One of the processes that mpiexec has started; they share the work of each batch. CPU only.",
+        ),
+    ] = False,
     list_recipes: Annotated[bool, typer.Option("--list", help="Show the recipes and stop.")] = False,
 ) -> None:
     """Train a model in Chainer by a recipe.
@@ -45,12 +55,14 @@ def command(
     nextword train --recipe simple-sequence
     nextword train --recipe wikitext-2-small --data wikitext-2/
     nextword train --recipe english-small --data my-archive.txt --out out/mine
+    mpiexec -hosts one,two -n 2 nextword train --distributed --recipe english-small --data my-archive.txt
     """
     from rich.console import Console
 
     from model.artifact import ArtifactError
     from model.corpus import CorpusError
     from model.training import recipe as recipes
+    from model.training.processes import MPIError, MPIProcesses, Processes
 
     if list_recipes:
         for name in recipes.names():
@@ -58,29 +70,40 @@ def command(
         return
     if not recipe:
         raise typer.BadParameter(f"name one of {', '.join(recipes.names())}, or a .toml file", param_hint="--recipe")
-    # Rich's own line breaks would cut the lines of a log.
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
     try:
         from model.training.data import prepare
         from model.training.folder import MODEL, FolderError
         from model.training.trainer import TrainingError, open_device, train
-    except ModuleNotFoundError as error:
+
+        if distributed and device not in ("auto", "cpu"):
+            raise MPIError(f"--distributed trains on CPUs, not on {device!r}: leave --device out")
+        processes = MPIProcesses() if distributed else Processes()
+    except (ModuleNotFoundError, MPIError) as error:
         _stop(str(error))
-    try:
-        chosen = recipes.load(recipe)
-        folder = out if out is not None else Path("out") / chosen.name
-        chainer_device = open_device(device)
-        prepared = prepare(chosen, data, folder, resume=resume, console=console)
-        artifact = train(chosen, prepared, folder, device=chainer_device, resume=resume, console=console)
-    except (recipes.RecipeError, CorpusError, FolderError, TrainingError, ArtifactError) as error:
-        _stop(str(error))
-    except KeyboardInterrupt:
-        _stop("stopped at once; what was in the folder before is whole", status=INTERRUPTED)
+    # Rich's own line breaks would cut the lines of a log.
+    console = Console(stderr=True, highlight=False, soft_wrap=True, quiet=not processes.first)
+    with processes.one_fate():
+        try:
+            chosen = processes.share(lambda: recipes.load(recipe))
+            folder = out if out is not None else Path("out") / chosen.name
+            chainer_device = open_device("cpu" if distributed else device)
+            prepared = processes.share(lambda: prepare(chosen, data, folder, resume=resume, console=console))
+            artifact = train(
+                chosen, prepared, folder, device=chainer_device, resume=resume, console=console, processes=processes
+            )
+        except (recipes.RecipeError, CorpusError, FolderError, TrainingError, ArtifactError) as error:
+            _stop(str(error), processes)
+        except KeyboardInterrupt:
+            _stop("stopped at once; what was in the folder before is whole", processes, INTERRUPTED)
     if artifact is None:
         raise typer.Exit(INTERRUPTED)
-    typer.echo(f"{artifact.id} is in {folder / MODEL}; try: nextword serve --model {folder / MODEL}")
+    if processes.first:
+        typer.echo(f"{artifact.id} is in {folder / MODEL}; try: nextword serve --model {folder / MODEL}")
 
 
-def _stop(reason: str, status: int = CANNOT_TRAIN) -> NoReturn:
-    typer.echo(f"nextword train: {reason}", err=True)
+def _stop(reason: str, processes: Processes | None = None, status: int = CANNOT_TRAIN) -> NoReturn:
+    who = "" if processes is None or processes.size == 1 else f" (process {processes.rank} of {processes.size})"
+    typer.echo(f"nextword train{who}: {reason}", err=True)
+    if processes is not None:
+        processes.abort(status)
     raise typer.Exit(status)

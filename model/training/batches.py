@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.compat import chainer
+from model.training.processes import Processes
 
 Window = tuple[NDArray[np.int32], NDArray[np.int32]]
 
@@ -21,10 +22,22 @@ class ParallelSequentialIterator(chainer.dataset.Iterator):
     Every word is consumed once an epoch, but the last word, which is only a target, and before it the (N - 1) modulo
     `batch_size` words that do not make the streams longer. All that is given out are views of one int32 array, however
     large: nothing is copied.
+
+    With several `processes` each walks through its own share of the streams.
     """
 
-    def __init__(self, ids: NDArray[np.integer[Any]], batch_size: int, window: int, *, repeat: bool = True) -> None:
-        """Raises ValueError when the text is too short to give each stream two words."""
+    def __init__(
+        self,
+        ids: NDArray[np.integer[Any]],
+        batch_size: int,
+        window: int,
+        *,
+        repeat: bool = True,
+        processes: Processes | None = None,
+    ) -> None:
+        """Raises ValueError when the text is too short to give each stream two words, and when the streams cannot be
+        divided among the processes.
+        """
         length = (len(ids) - 1) // batch_size  # words a stream consumes; one more word is its last target
         if length < 1:
             raise ValueError(
@@ -32,13 +45,15 @@ class ParallelSequentialIterator(chainer.dataset.Iterator):
                 f"use a smaller batch_size or more text"
             )
         stream: NDArray[np.int32] = np.ascontiguousarray(ids, dtype=np.int32)
-        self._words: NDArray[np.int32] = stream[: batch_size * length].reshape(batch_size, length)
-        self._targets: NDArray[np.int32] = stream[1 : batch_size * length + 1].reshape(batch_size, length)
+        own = (processes or Processes()).own
+        self._words: NDArray[np.int32] = own(stream[: batch_size * length].reshape(batch_size, length))
+        self._targets: NDArray[np.int32] = own(stream[1 : batch_size * length + 1].reshape(batch_size, length))
         self._window = window
         self._repeat = repeat
         self._length = length
         self._position = 0
-        self.batch_size = batch_size
+        self._streams = batch_size
+        self.batch_size = len(self._words)  # the B of this process
         self.epoch = 0
         self.is_new_epoch = False
 
@@ -61,7 +76,7 @@ class ParallelSequentialIterator(chainer.dataset.Iterator):
     @property
     def words_an_epoch(self) -> int:
         """Words consumed in one epoch, all streams together."""
-        return self._length * self.batch_size
+        return self._length * self._streams
 
     @property
     def windows_an_epoch(self) -> int:

@@ -9,6 +9,7 @@ import numpy as np
 
 from model.compat import chainer
 from model.training.folder import FolderError, read_arrays, write_arrays
+from model.training.processes import Processes
 from model.training.updater import DivergedError
 
 
@@ -16,24 +17,25 @@ class SnapshotError(ValueError):
     """A snapshot that cannot be read; the message names the file and what is wrong with it."""
 
 
-def save(path: Path, trainer: Any) -> None:
+def save(path: Path, trainer: Any, processes: Processes) -> None:
     """Write weights, optimiser, recurrent state, place in the text and log; `path` is replaced only by a whole file.
 
-    Raises OSError, a full disk among them, and DivergedError where a number of the network or its optimiser is not
-    finite, with the old snapshot untouched.
+    All processes have to call it; the first one writes. Raises OSError, a full disk among them, and DivergedError
+    where a number of the network or its optimiser is not finite, with the old snapshot untouched.
     """
     serializer = chainer.serializers.DictionarySerializer()
     serializer.save(trainer)
     for name, array in serializer.target.items():
         if name.startswith("updater/") and not np.isfinite(array).all():
             raise DivergedError(f"{name} is not finite at iteration {trainer.updater.iteration}")
-    write_arrays(path, serializer.target)
+    if processes.first:
+        write_arrays(path, serializer.target)
 
 
-def load(path: Path, trainer: Any) -> None:
-    """Put `trainer` where the snapshot's was. Never unpickles. Raises SnapshotError."""
+def load(path: Path, trainer: Any, processes: Processes) -> None:
+    """Put `trainer` where the snapshot's was, in all processes. Never unpickles the file. Raises SnapshotError."""
     try:
-        arrays = read_arrays(path)
+        arrays = processes.share(lambda: read_arrays(path))
     except FolderError as error:
         raise SnapshotError(f"{error}; put back a copy of it, or remove it to start anew from the same text") from error
     try:

@@ -23,6 +23,7 @@ from model.training import snapshot
 from model.training.batches import ParallelSequentialIterator
 from model.training.data import TrainingData
 from model.training.folder import MODEL, SNAPSHOT
+from model.training.processes import GradientAveraging, Processes
 from model.training.progress import ProgressBar, perplexity, plot, write_log
 from model.training.recipe import Recipe, Training
 from model.training.sampling import CandidateSampler
@@ -66,6 +67,7 @@ def train(
     device: Any,
     resume: bool,
     console: Console,
+    processes: Processes | None = None,
     snapshot_seconds: float = 120.0,
 ) -> Artifact | None:
     """Train and write `out/model`; returns it, or None when it was interrupted (a snapshot is then in `out`).
@@ -73,8 +75,17 @@ def train(
     With `resume` goes on from `out/snapshot.npz`, or from the start where none was saved yet. Leaves there the
     snapshot, Chainer's `log`, `loss.png` and `perplexity.png`, redrawn at each validation. Raises TrainingError, and
     ValueError for a text that is too short for the recipe.
+
+    Of several `processes` the streams of the recipe's batch are divided among all, and only the first one reads and
+    writes in `out` and says anything; all have to be given the same recipe and data. What it gives back, all do.
     """
+    processes = processes or Processes()
     settings = recipe.training
+    if settings.batch_size % processes.size:
+        raise TrainingError(
+            f"a batch of {settings.batch_size} streams cannot be divided evenly among {processes.size} processes: "
+            "change their number, or training.batch_size in a copy of the recipe"
+        )
     network_arguments = {**recipe.network, "vocabulary_size": len(data.tokenizer)}
     chainer.global_config.dtype = np.float32
     np.random.seed(settings.seed)  # Chainer's initialisers draw from the global generator
@@ -82,41 +93,47 @@ def train(
         network_arguments["dropout"] = settings.dropout
     network = build(network_arguments)
     network.to_device(device)
-    iterator = ParallelSequentialIterator(data.train, settings.batch_size, settings.window)
-    optimizer, clipping = _optimizer(settings, network)
+    processes.set_out(network)
+    iterator = ParallelSequentialIterator(data.train, settings.batch_size, settings.window, processes=processes)
+    optimizer, clipping = _optimizer(settings, network, processes)
     total = max(1, round(settings.epochs * iterator.windows_an_epoch))
     updater = TruncatedBPTTUpdater(
         iterator,
         optimizer,
         clipping,
         seed=settings.seed,
-        sampler=_sampler(data, settings),
+        sampler=_sampler(data, settings, iterator.batch_size),
         sampled_until=round(total * settings.full_softmax_from),
         device=device,
+        processes=processes,
     )
     with _interruptible() as interrupted:
 
         def finished(trainer: Any) -> bool:
-            return trainer.updater.iteration >= total or interrupted()
+            return trainer.updater.iteration >= total or processes.any(interrupted())
 
-        trainer = chainer.training.Trainer(updater, finished, out=str(out))
-        log = _extend(trainer, data, settings, total, console, snapshot_seconds)
+        trainer = chainer.training.Trainer(updater, finished, out=str(out) if processes.first else ".")
+        # No trigger keeps anything in a snapshot, and of the extensions only LogReport does: the others may change
+        # freely.
+        trainer.extend(_LearningRate(settings, total), trigger=_At(1, total))
+        trainer.extend(_Snapshot(snapshot_seconds, processes), trigger=_At(1, total))
+        log = _look_on(trainer, data, settings, total, console) if processes.first else None
         try:
-            if resume and (out / SNAPSHOT).exists():
-                snapshot.load(out / SNAPSHOT, trainer)
+            if processes.share(lambda: resume and (out / SNAPSHOT).exists()):
+                snapshot.load(out / SNAPSHOT, trainer, processes)
             if resume:
                 console.print(f"going on at iteration {updater.iteration:,} of {total:,}")
-            if updater.iteration >= total and (artifact := _written(out)) is not None:
+            if updater.iteration >= total and (artifact := processes.share(lambda: _written(out))) is not None:
                 return artifact
             with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # the updater looks for itself
                 trainer.run(show_loop_exception_msg=False)
-            snapshot.save(out / SNAPSHOT, trainer)
+            snapshot.save(out / SNAPSHOT, trainer, processes)
             if updater.iteration < total:
                 console.print(
                     f"interrupted at iteration {updater.iteration:,} of {total:,}; --resume goes on from there"
                 )
                 return None
-            return _write_model(recipe, network, data, log.log, out)
+            return processes.share(lambda: _write_model(recipe, network, data, log, out))
         except DivergedError as error:
             kept = f"; {out / SNAPSHOT} is from before and whole" if (out / SNAPSHOT).exists() else ""
             raise TrainingError(
@@ -131,9 +148,10 @@ def train(
             raise TrainingError(str(error)) from error
 
 
-def _optimizer(settings: Training, network: NextWordNetwork) -> tuple[Any, GradientClipping]:
+def _optimizer(settings: Training, network: NextWordNetwork, processes: Processes) -> tuple[Any, GradientClipping]:
     optimizer = {"adam": chainer.optimizers.Adam, "sgd": chainer.optimizers.SGD}[settings.optimizer]()
     optimizer.setup(network)
+    optimizer.add_hook(GradientAveraging(processes))
     clipping = GradientClipping(settings.gradient_clipping)
     optimizer.add_hook(clipping)
     if settings.weight_decay:
@@ -141,17 +159,15 @@ def _optimizer(settings: Training, network: NextWordNetwork) -> tuple[Any, Gradi
     return optimizer, clipping
 
 
-def _sampler(data: TrainingData, settings: Training) -> CandidateSampler | None:
+def _sampler(data: TrainingData, settings: Training, streams: int) -> CandidateSampler | None:
     if not settings.candidates:
         return None
     counts = np.bincount(data.train, minlength=len(data.tokenizer))
-    return CandidateSampler(counts, settings.candidates, settings.batch_size * settings.window)
+    return CandidateSampler(counts, settings.candidates, streams * settings.window)
 
 
-def _extend(
-    trainer: Any, data: TrainingData, settings: Training, total: int, console: Console, snapshot_seconds: float
-) -> Any:
-    """Give the trainer its extensions; returns the LogReport. The first to run each iteration stand first."""
+def _look_on(trainer: Any, data: TrainingData, settings: Training, total: int, console: Console) -> Any:
+    """Give the trainer what measures, logs, draws and tells; returns the LogReport. The first to run stand first."""
     network: NextWordNetwork = trainer.updater.get_optimizer("main").target
     iterator: ParallelSequentialIterator = trainer.updater.get_iterator("main")
     validation_interval = -(-total // settings.validations)
@@ -159,8 +175,6 @@ def _extend(
     at_validation = _At(validation_interval, total)
     at_entry = _At(-(-total // _LOG_ENTRIES), total, also=validation_interval)
 
-    # No trigger keeps anything in a snapshot, and of the extensions only LogReport does: the others may change freely.
-    trainer.extend(_LearningRate(settings, total), trigger=always)
     trainer.extend(_Validation(network, data.valid, settings), trigger=at_validation)
     log = chainer.training.extensions.LogReport(
         trigger=at_entry,
@@ -181,7 +195,6 @@ def _extend(
         priority=log.priority - 10,
     )
     trainer.extend(ProgressBar(console, total, iterator.words_an_epoch / iterator.windows_an_epoch), trigger=always)
-    trainer.extend(_Snapshot(snapshot_seconds), trigger=always)
     return log
 
 
@@ -233,17 +246,19 @@ class _Validation(chainer.training.Extension):
 
 
 class _Snapshot(chainer.training.Extension):
-    """Saves the trainer every so often, by the clock; runs last, when an iteration is whole."""
+    """Saves the trainer every so often, by the first process's clock; runs last, when an iteration is whole."""
 
     priority = -200
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, processes: Processes) -> None:
         self._seconds = seconds
+        self._processes = processes
         self._saved = time.monotonic()
 
     def __call__(self, trainer: Any) -> None:
-        if time.monotonic() - self._saved >= self._seconds:
-            snapshot.save(Path(trainer.out) / SNAPSHOT, trainer)
+        processes = self._processes
+        if processes.any(processes.first and time.monotonic() - self._saved >= self._seconds):
+            snapshot.save(Path(trainer.out) / SNAPSHOT, trainer, processes)
             self._saved = time.monotonic()
 
 
@@ -267,12 +282,10 @@ def _written(out: Path) -> Artifact | None:
         return None
 
 
-def _write_model(
-    recipe: Recipe, network: NextWordNetwork, data: TrainingData, log: list[dict[str, Any]], out: Path
-) -> Artifact:
+def _write_model(recipe: Recipe, network: NextWordNetwork, data: TrainingData, log: Any, out: Path) -> Artifact:
     network.to_device("@numpy")
     weights = {path.lstrip("/"): parameter.array for path, parameter in network.namedparams()}
-    last: dict[str, Any] = next((entry for entry in reversed(log) if "validation/loss" in entry), {})
+    last: dict[str, Any] = next((entry for entry in reversed(log.log) if "validation/loss" in entry), {})
     validation = {name: figure for name, figure in last.items() if math.isfinite(figure)}
     return Artifact.write(
         out / MODEL,

@@ -10,6 +10,7 @@ from model.compat import chainer
 from model.loss import linear_softmax_cross_entropy
 from model.networks import NextWordNetwork
 from model.training.batches import ParallelSequentialIterator
+from model.training.processes import Processes
 from model.training.sampling import CandidateSampler
 
 
@@ -47,6 +48,9 @@ class TruncatedBPTTUpdater(chainer.training.updaters.StandardUpdater):
     The random numbers of an update depend on the seed and the iteration alone, so that a run resumed from a snapshot
     draws the same dropout masks. The recurrent state is part of the snapshot. An update raises DivergedError when its
     loss or gradient is not finite; the network is then spoilt, and the last snapshot is not.
+
+    With several `processes` each draws for itself, the loss reported is the mean, and a snapshot holds the states of
+    all streams: the training can go on in another number of processes.
     """
 
     def __init__(
@@ -59,6 +63,7 @@ class TruncatedBPTTUpdater(chainer.training.updaters.StandardUpdater):
         sampler: CandidateSampler | None = None,
         sampled_until: int = 0,
         device: Any,
+        processes: Processes | None = None,
     ) -> None:
         """The first `sampled_until` updates take their loss over `sampler`'s candidates, the others over all words."""
         super().__init__(iterator, optimizer, device=device)
@@ -66,6 +71,7 @@ class TruncatedBPTTUpdater(chainer.training.updaters.StandardUpdater):
         self._seed = seed
         self._sampler = sampler
         self._sampled_until = sampled_until
+        self._processes = processes or Processes()
         network: NextWordNetwork = optimizer.target
         network.state = network.zero_state(iterator.batch_size)
 
@@ -73,7 +79,7 @@ class TruncatedBPTTUpdater(chainer.training.updaters.StandardUpdater):
         iterator: ParallelSequentialIterator = self.get_iterator("main")
         optimizer = self.get_optimizer("main")
         network: NextWordNetwork = optimizer.target
-        random = np.random.default_rng((self._seed, self.iteration))
+        random = np.random.default_rng((self._seed, self.iteration, self._processes.rank))
         network.xp.random.seed(random.integers(2**32))
         words, targets = (self.device.send(np.ascontiguousarray(array)) for array in next(iterator))
 
@@ -96,12 +102,13 @@ class TruncatedBPTTUpdater(chainer.training.updaters.StandardUpdater):
             )
         if iterator.is_new_epoch:
             network.state = network.zero_state(iterator.batch_size)
-        chainer.report({"main/loss": loss.array, "main/gradient_norm": self._clipping.norm})
+        chainer.report({"main/loss": self._processes.mean(loss.array), "main/gradient_norm": self._clipping.norm})
 
     def serialize(self, serializer: Any) -> None:
         super().serialize(serializer)
         network: NextWordNetwork = self.get_optimizer("main").target
-        state = [chainer.as_array(tensor) for tensor in network.state or ()]
+        processes = self._processes
+        state = [processes.all_rows(chainer.as_array(tensor)) for tensor in network.state or ()]
         network.state = tuple(
-            self.device.send(serializer(f"state/{index}", tensor)) for index, tensor in enumerate(state)
+            self.device.send(processes.own(serializer(f"state/{index}", tensor))) for index, tensor in enumerate(state)
         )

@@ -71,7 +71,17 @@ def test_list_shows_every_recipe_on_standard_output() -> None:
 def test_help_tells_where_things_go() -> None:
     result = run("--help")
     assert result.exit_code == 0
-    for said in ("--recipe", "--data", "--out", "--device", "--resume", "--list", "OUT/model", "every two minutes"):
+    for said in (
+        "--recipe",
+        "--data",
+        "--out",
+        "--device",
+        "--resume",
+        "--distributed",
+        "--list",
+        "OUT/model",
+        "every two minutes",
+    ):
         assert said in result.stdout
     assert "\n  nextword train --recipe simple-sequence\n" in result.stdout
 
@@ -90,6 +100,10 @@ def test_a_recipe_is_needed() -> None:
         (
             ["--recipe", "simple-sequence", "--device", "cuda:7"],
             r"device cuda:7 does not answer: \d+ CUDA devices found",
+        ),
+        (
+            ["--recipe", "simple-sequence", "--distributed", "--device", "cuda:0"],
+            r"--distributed trains on CPUs, not on 'cuda:0': leave --device out",
         ),
         (["--recipe", "simple-sequence", "--device", "tpu"], r"no device 'tpu': choose auto, cpu, or cuda:0"),
         (["--recipe", "simple-sequence", "--resume"], r"out/simple-sequence holds no training to resume"),

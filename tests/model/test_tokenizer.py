@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import random
 import re
@@ -597,3 +598,10 @@ def test_the_policies_are_written_down() -> None:
     assert len(words_of("well-known", "english")) == 3
     for example_ in ["don't", "o'clock", "well-known", "1,000.50", "10:30", "U.S.", "p.m.", "example.com/page"]:
         assert f"`{example_}`" in POLICIES["english"]
+
+
+def test_a_copy_reads_as_the_original() -> None:
+    original = Tokenizer.from_vocabulary(["<unk>", "<eos>", "cats", "sleep"], "english")
+    copied = copy.deepcopy(original)
+    assert (copied.vocabulary, copied.policy) == (original.vocabulary, original.policy)
+    assert copied.encode("Cats sleep\n").ids.tolist() == original.encode("Cats sleep\n").ids.tolist()

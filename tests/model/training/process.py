@@ -20,6 +20,7 @@ import model.training.trainer as trainer_module
 from app.cli import application
 from model.artifact import Artifact
 from model.training import snapshot
+from model.training.processes import Processes
 from model.training.updater import GradientClipping, TruncatedBPTTUpdater
 
 #: Something done to the process before the command starts; it is given the way to speak to the test.
@@ -114,8 +115,8 @@ def kill_before_replacing(name: str, times: int, _connection: Connection) -> Non
 def kill_after_snapshot(iteration: int, _connection: Connection) -> None:
     save = snapshot.save
 
-    def killing(path: Path, trainer: Any) -> None:
-        save(path, trainer)
+    def killing(path: Path, trainer: Any, processes: Processes) -> None:
+        save(path, trainer, processes)
         if trainer.updater.iteration == iteration:
             os.kill(os.getpid(), signal.SIGKILL)
 

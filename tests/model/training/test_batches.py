@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from model.compat import chainer
 from model.training.batches import ParallelSequentialIterator
+from model.training.processes import Processes
 
 UNHURRIED = settings(deadline=None)  # the machine may be busy with other things
 SIZES = {"words": st.integers(2, 400), "streams": st.integers(1, 30), "window": st.integers(1, 60)}
@@ -94,3 +95,29 @@ def test_a_hundred_million_words_are_not_copied() -> None:
     assert peak < 100_000
     assert np.may_share_memory(xs, ids)
     assert np.may_share_memory(ts, ids)
+
+
+class _One(Processes):
+    def __init__(self, rank: int, size: int) -> None:
+        self.rank, self.size = rank, size
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_processes_divide_the_streams_and_nothing_else(size: int) -> None:
+    ids = np.arange(100)
+    whole = ParallelSequentialIterator(ids, 6, 7)
+    parts = [ParallelSequentialIterator(ids, 6, 7, processes=_One(rank, size)) for rank in range(size)]
+    for _ in range(5):
+        window = next(whole)
+        shares = [next(part) for part in parts]
+        for array, arrays in zip(window, zip(*shares, strict=True), strict=True):
+            np.testing.assert_array_equal(np.concatenate(arrays, axis=1), array)
+        for part in parts:
+            assert (part.epoch_detail, part.is_new_epoch) == (whole.epoch_detail, whole.is_new_epoch)
+            assert (part.words_an_epoch, part.windows_an_epoch) == (whole.words_an_epoch, whole.windows_an_epoch)
+            assert part.batch_size * size == 6
+
+
+def test_streams_that_cannot_be_divided_evenly_are_refused() -> None:
+    with pytest.raises(ValueError, match="6 streams cannot be divided evenly among 4 processes"):
+        ParallelSequentialIterator(np.arange(100), 6, 7, processes=_One(0, 4))

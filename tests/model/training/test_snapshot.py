@@ -10,6 +10,7 @@ from model.compat import chainer
 from model.networks import build
 from model.training import snapshot
 from model.training.batches import ParallelSequentialIterator
+from model.training.processes import Processes
 from model.training.snapshot import SnapshotError
 from model.training.updater import DivergedError, GradientClipping, TruncatedBPTTUpdater
 
@@ -44,13 +45,13 @@ def trained(tmp_path: Path) -> Any:
 
 @pytest.fixture
 def path(trained: Any, tmp_path: Path) -> Path:
-    snapshot.save(tmp_path / "snapshot.npz", trained)
+    snapshot.save(tmp_path / "snapshot.npz", trained, Processes())
     return tmp_path / "snapshot.npz"
 
 
 def test_what_is_saved_is_restored(trained: Any, path: Path) -> None:
     restored = trainer_of(1)
-    snapshot.load(path, restored)
+    snapshot.load(path, restored, Processes())
     saved = contents(trained)
     assert {"updater/iteration", "updater/state/0", "updater/model:main/embed/W"} < saved.keys()
     for name, array in contents(restored).items():
@@ -58,7 +59,7 @@ def test_what_is_saved_is_restored(trained: Any, path: Path) -> None:
 
 
 def test_only_the_snapshot_is_left_beside_it(trained: Any, path: Path) -> None:
-    snapshot.save(path, trained)
+    snapshot.save(path, trained, Processes())
     assert sorted(entry.name for entry in path.parent.iterdir()) == ["out", "snapshot.npz"]
 
 
@@ -76,7 +77,7 @@ def test_every_cut_and_every_byte_changed_is_noticed_or_harmless(trained: Any, p
         path.write_bytes(content)
         restored = trainer_of(1)
         try:
-            snapshot.load(path, restored)
+            snapshot.load(path, restored, Processes())
         except SnapshotError as error:
             told.append(str(error))
         else:
@@ -109,24 +110,24 @@ def test_nothing_is_ever_unpickled(form: str, trained: Any, path: Path, tmp_path
         np.save(file, np.array([explosive], dtype=object))
         path.write_bytes(file.getvalue())
     with pytest.raises(SnapshotError, match=r"snapshot\.npz: damaged"):
-        snapshot.load(path, trainer_of(1))
+        snapshot.load(path, trainer_of(1), Processes())
     assert not explosive.path.exists()
 
 
 def test_one_of_another_network_is_refused(path: Path) -> None:
     with pytest.raises(SnapshotError, match=r"snapshot\.npz: not a snapshot of this training: .*broadcast"):
-        snapshot.load(path, trainer_of(0, hidden_size=6))
+        snapshot.load(path, trainer_of(0, hidden_size=6), Processes())
 
 
 def test_an_npz_of_something_else_is_refused(path: Path) -> None:
     np.savez(path, a=np.zeros(3))
     with pytest.raises(SnapshotError, match=r"snapshot\.npz: not a snapshot of this training: .*updater"):
-        snapshot.load(path, trainer_of(0))
+        snapshot.load(path, trainer_of(0), Processes())
 
 
 def test_a_missing_one_is_told(tmp_path: Path) -> None:
     with pytest.raises(SnapshotError, match=r"nothing\.npz: no such file"):
-        snapshot.load(tmp_path / "nothing.npz", trainer_of(0))
+        snapshot.load(tmp_path / "nothing.npz", trainer_of(0), Processes())
 
 
 @pytest.mark.parametrize("where", ["weights", "optimiser"])
@@ -138,5 +139,5 @@ def test_what_is_not_finite_never_replaces_what_is(where: str, trained: Any, pat
     else:
         parameter.update_rule.state["v"][1, 1] = np.inf
     with pytest.raises(DivergedError, match=r"embed/W.* is not finite at iteration 3"):
-        snapshot.save(path, trained)
+        snapshot.save(path, trained, Processes())
     assert path.read_bytes() == before

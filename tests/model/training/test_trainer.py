@@ -20,6 +20,7 @@ from model.runtimes.reference import ReferenceRuntime
 from model.training import trainer as trainer_module
 from model.training.data import TrainingData, prepare
 from model.training.folder import LOG, MODEL, SNAPSHOT
+from model.training.processes import Processes
 from model.training.recipe import Recipe, load
 from model.training.schedule import learning_rate
 from model.training.trainer import TrainingError, open_device, train
@@ -168,6 +169,23 @@ def test_the_schedule_without_warmup_and_decay() -> None:
 def test_a_device_that_is_not_there(name: str, message: str) -> None:
     with pytest.raises(TrainingError, match=message):
         open_device(name)
+
+
+def test_a_batch_that_cannot_be_divided_among_the_processes(tmp_path: Path) -> None:
+    class Three(Processes):
+        size = 3
+
+    trained = Trained(tmp_path)
+    with pytest.raises(TrainingError, match=r"^a batch of 4 streams cannot be divided evenly among 3 processes: "):
+        train(
+            trained.recipe,
+            trained.data,
+            trained.out,
+            device=CPU,
+            resume=False,
+            console=trained.console,
+            processes=Three(),
+        )
 
 
 # --- What goes wrong on the way ---------------------------------------------------------------------------------------
