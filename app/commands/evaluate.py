@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -12,13 +14,11 @@ from model.runtimes import RUNTIMES
 
 if TYPE_CHECKING:  # what only measuring needs is imported when something is measured, so that --help is quick
     from rich.console import Console
-    from rich.table import Table
 
     from model.artifact import Artifact
-    from model.evaluation import Evaluation
+    from model.measurement import Evaluation
     from model.runtimes.base import Runtime
-
-_MISSING = "-"
+    from model.tokenizer import Tokenizer
 
 
 def command(
@@ -26,27 +26,36 @@ def command(
     data: Annotated[
         list[Path],
         typer.Option(
-            help="A UTF-8 text file that the model was not trained on. Given several times, the files are read one "
-            "after the other as one text.",
+            help="A UTF-8 text file that the model was not trained on. Given several times, each file is a text of "
+            "its own, and the figures are given for each and for all together.",
             show_default=False,
         ),
     ],
     runtime: Annotated[str, typer.Option(help=f"What computes: {', '.join(RUNTIMES)}.")] = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help="Threads to compute with.", show_default=False)] = None,
     words: Annotated[
-        int | None, typer.Option(min=1, help="Only the first so many words of the text.", show_default=False)
+        int | None, typer.Option(min=1, help="Only the first so many words of each text.", show_default=False)
     ] = None,
     streams: Annotated[
         int,
         typer.Option(
             min=1,
-            help="Read the text in so many pieces at once: faster, and not exact, for the words after a cut are "
+            help="Read each text in so many pieces at once: faster, and not exact, for the words after a cut are "
             "predicted without what stood before it.",
         ),
     ] = 1,
     keystrokes: Annotated[
         bool, typer.Option("--keystrokes/--no-keystrokes", help="Whether to count the keys that suggestions save.")
     ] = True,
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Also write DIR/evaluation.html: one page with tables and plots, by text, of how often it is right, "
+            "how sure it is, and what it gets wrong.",
+            show_default=False,
+        ),
+    ] = None,
     record: Annotated[
         bool,
         typer.Option(
@@ -62,10 +71,11 @@ def command(
     that a typist saves who is offered three words and accepts one with one key. Each for all words, without words that
     the vocabulary lacks (<unk>), and without those and line ends (<eos>).
 
-    The text is one sequence, read word by word as a session would be.
+    Each text is one sequence, read word by word as a session would be.
 
     \b
     nextword evaluate model/pretrained/english --data letters.txt
+    nextword evaluate model/pretrained/english --data chats.txt --data books.txt --report out/report
     nextword evaluate out/wikitext-2-small/model --data wikitext-2/test.txt --json > figures.json
     """
     from rich.console import Console
@@ -76,59 +86,72 @@ def command(
 
     if runtime not in RUNTIMES:
         _stop(f"no runtime {runtime!r}; there are {', '.join(RUNTIMES)}")
-    text = _read(data)
+    write_report = None if report is None else _writer()
+    texts = _read(data)
     progress = Console(stderr=True)
     try:
         artifact = Artifact.load(model)
         measured = _measure(
-            artifact, load(artifact, runtime, threads=threads), text, words, streams, keystrokes, progress
+            artifact, load(artifact, runtime, threads=threads), texts, words, streams, keystrokes, progress
         )
-        result = {"data": [path.name for path in data], **measured.to_json()}
         if record:
-            perplexity = next(iter(measured.figures.values())).perplexity
-            Artifact.record(model, {"perplexity": perplexity, "evaluation": result})
+            perplexity = next(iter(measured.together.figures.values())).perplexity
+            Artifact.record(model, {"perplexity": perplexity, "evaluation": measured.to_json()})
     except (ArtifactError, EvaluationError, RuntimeUnavailableError) as error:
         _stop(str(error))
     if as_json:
-        typer.echo(json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False))
+        typer.echo(json.dumps(measured.to_json(), indent=2, ensure_ascii=False, allow_nan=False))
     else:
-        Console().print(table_of(measured))
+        _print(measured, Console())
+    if report is not None and write_report is not None:
+        try:
+            path = write_report(measured, artifact.tokenizer, report)
+        except OSError as error:
+            _stop(f"{report}: the report cannot be written: {error.strerror or error}")
+        typer.echo(f"report: {path}", err=True)
 
 
-def table_of(measured: Evaluation) -> Table:
-    """A row a figure, a column a set of targets."""
+def _writer() -> Callable[[Evaluation, Tokenizer, Path], Path]:
+    """What writes a report; a package that it lacks is missed before minutes of measuring, not after."""
+    try:
+        from model.reports.evaluation import write
+    except ModuleNotFoundError as error:
+        _stop(str(error))
+    return write
+
+
+def _print(measured: Evaluation, console: Console) -> None:
+    """A table of all texts together and, where there are several, one with a row for each."""
+    from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    from model.evaluation import RECALL_AT, SUGGESTIONS
+    from model.reports import tables
 
-    speed = measured.words / measured.seconds
-    inexact = "" if measured.streams == 1 else f" in {measured.streams} streams, so not exact"
-    table = Table(
-        title=f"{measured.model}, {measured.words:,} words{inexact}",
-        caption=f"{measured.runtime} on {measured.device}, {speed:,.0f} words/s; calibration error "
-        f"{measured.calibration_error:.1%}",
+    together = measured.together
+    speed = together.words / measured.seconds
+    inexact = "" if measured.streams == 1 else f", in {measured.streams} streams, so not exact"
+    titles = {
+        f"{measured.model}, {together.words:,} words{inexact}": tables.figures(together),
+        **({"by text": tables.texts(measured)} if len(measured.texts) > 1 else {}),
+    }
+    for title, content in titles.items():
+        table = Table(title=title, box=SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
+        for at, name in enumerate(content.head):
+            table.add_column(name, justify="right" if at else "left", no_wrap=bool(at), overflow="fold")
+        for row in content.rows:
+            table.add_row(*row)
+        console.print(table)
+    console.print(
+        f"{measured.runtime} on {measured.device}, {speed:,.0f} words/s; calibration error "
+        f"{tables.share(together.calibration.error)}",
+        highlight=False,
     )
-    table.add_column("")
-    for name in measured.figures:
-        table.add_column(name, justify="right")
-    figures = measured.figures.values()
-    table.add_row("targets", *(f"{found.targets:,}" for found in figures))
-    table.add_row("perplexity", *(f"{found.perplexity:,.2f}" for found in figures))
-    table.add_row("bits a word", *(f"{found.bits:.3f}" for found in figures))
-    for k in RECALL_AT:
-        table.add_row(f"recall@{k}", *(f"{found.recall[k]:.1%}" for found in figures))
-    savings = (found.keystroke_savings for found in figures)
-    table.add_row(
-        f"keystroke savings, {SUGGESTIONS} offered",
-        *(_MISSING if share is None else f"{share:.1%}" for share in savings),
-    )
-    return table
 
 
 def _measure(
     artifact: Artifact,
     runtime: Runtime,
-    text: str,
+    texts: Mapping[str, str],
     words: int | None,
     streams: int,
     keystrokes: bool,
@@ -149,7 +172,7 @@ def _measure(
         return evaluate(
             artifact,
             runtime,
-            text,
+            texts,
             words=words,
             streams=streams,
             keystrokes=keystrokes,
@@ -157,8 +180,10 @@ def _measure(
         )
 
 
-def _read(paths: list[Path]) -> str:
-    texts = []
+def _read(paths: list[Path]) -> dict[str, str]:
+    """The texts, by the names of their files, or by their whole paths where names would be the same."""
+    names = Counter(path.name for path in paths)
+    texts = {}
     for path in paths:
         try:
             text = path.read_text(encoding="utf-8-sig")
@@ -168,8 +193,11 @@ def _read(paths: list[Path]) -> str:
             _stop(f"{path}: cannot be read: {error.strerror or error}")
         if not text.strip():
             _stop(f"{path}: there are no words in it")
-        texts.append(text if text.endswith("\n") or len(paths) == 1 else text + "\n")
-    return "".join(texts)
+        name = path.name if names[path.name] == 1 else str(path)
+        if name in texts:
+            _stop(f"{path}: given twice")
+        texts[name] = text
+    return texts
 
 
 def _stop(reason: str) -> NoReturn:

@@ -1,4 +1,5 @@
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from typer.testing import CliRunner
 
 from app.commands import evaluate
 from model.artifact import Artifact
-from model.evaluation import ALL, WITHOUT_SPECIALS, WITHOUT_UNKNOWN
+from model.measurement import ALL, WITHOUT_SPECIALS, WITHOUT_UNKNOWN
 from model.shapes import parameter_shapes
 from model.tokenizer import Tokenizer
 
@@ -50,7 +51,7 @@ def measure(model: Path, *arguments: object) -> dict[str, Any]:
 def test_json_alone_is_on_standard_output(model: Path) -> None:
     found = measure(model)
     assert found["model"] == Artifact.load(model).id
-    assert found["data"] == ["text.txt"]
+    assert list(found["texts"]) == ["text.txt"]
     assert found["words"] == 13
     assert list(found["figures"]) == [ALL, WITHOUT_UNKNOWN, WITHOUT_SPECIALS]
     assert [figures["targets"] for figures in found["figures"].values()] == [13, 12, 10]
@@ -72,12 +73,57 @@ def test_options_reach_the_evaluation(model: Path) -> None:
     assert measure(model, "--no-keystrokes")["figures"][ALL]["keystroke_savings"] is None
 
 
-def test_several_files_are_one_text(model: Path) -> None:
-    (model.parent / "more.txt").write_text("the mat")
-    whole = measure(model, "--data", model.parent / "more.txt")
-    assert whole["data"] == ["text.txt", "more.txt"]
-    (model.parent / "text.txt").write_text(TEXT + "the mat\n")
-    assert measure(model)["figures"] == whole["figures"]
+def test_several_files_are_texts_of_their_own(model: Path) -> None:
+    first = measure(model)
+    (model.parent / "more.txt").write_text("the mat sat\n" * 20)
+    found = measure(model, "--data", model.parent / "more.txt")
+    assert list(found["texts"]) == ["text.txt", "more.txt"]
+    beside, alone = found["texts"]["text.txt"]["figures"][ALL], first["figures"][ALL]
+    assert beside["recall"] == alone["recall"]
+    assert beside["perplexity"] == pytest.approx(alone["perplexity"], rel=1e-5)
+    assert found["words"] == found["texts"]["more.txt"]["words"] + 13 == 93
+    result = run(model, *(f"--data={model.parent / name}" for name in ("text.txt", "more.txt")), "--runtime=chainer")
+    assert result.exit_code == 0
+    for name in ("text.txt", "more.txt", "together"):
+        assert name in result.stdout
+
+
+def test_files_of_one_name_are_told_apart_and_one_file_is_not_read_twice(model: Path) -> None:
+    other = model.parent / "other" / "text.txt"
+    other.parent.mkdir()
+    other.write_text("the mat")
+    found = measure(model, "--data", other)
+    assert list(found["texts"]) == [str(model.parent / "text.txt"), str(other)]
+    result = run(model, *["--data", other] * 2)
+    assert (result.exit_code, result.stderr) == (2, f"nextword evaluate: {other}: given twice\n")
+
+
+def test_a_report_beside_the_figures(model: Path, tmp_path: Path) -> None:
+    found = measure(model, "--report", tmp_path / "out" / "report")
+    page = (tmp_path / "out" / "report" / "evaluation.html").read_text()
+    assert f"{found['figures'][ALL]['perplexity']:.2f}" in page
+    assert found["model"] in page
+
+
+def test_a_report_that_cannot_be_written_comes_after_the_figures(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    result = run(model, "--data", model.parent / "text.txt", "--json", "--report", tmp_path / "file")
+    assert result.exit_code == 2
+    assert "the report cannot be written: File exists" in result.stderr
+    assert json.loads(result.stdout)["words"] == 13
+
+
+def test_without_matplotlib_a_report_is_refused_before_anything_is_measured(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in list(sys.modules):
+        if name.startswith("model.reports"):
+            monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    result = run(model, "--data", model.parent / "text.txt", "--report", tmp_path)
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert "pip install 'nextword[train]'" in result.stderr
 
 
 def test_recorded_figures_are_in_the_model(model: Path) -> None:

@@ -19,7 +19,8 @@ import model.runtimes
 from model import decoding
 from model.artifact import Artifact
 from model.decoding import Sampling
-from model.evaluation import ALL, evaluate
+from model.evaluation import evaluate
+from model.measurement import ALL
 from model.runtimes.base import Runtime
 from model.shapes import parameter_shapes
 from model.tokenizer import Tokenizer
@@ -452,7 +453,7 @@ def test_harness_finds_the_perplexity_of_the_evaluation(small: tuple[Artifact, R
     artifact, runtime = small
     rng = random.Random(6)
     text = "".join(f"{' '.join(rng.choices([*PLAIN, 'zzz', ','], k=9))}.\n" for _ in range(30))
-    expected = evaluate(artifact, runtime, text, keystrokes=False).figures[ALL]
+    expected = evaluate(artifact, runtime, {"text": text}, keystrokes=False).together.figures[ALL]
     with live(runtime, artifact) as server, Harness(server.address) as harness:
         value = harness.loglikelihood_rolling(text)
         scored = httpx2.post(f"{server.address}/v1/score", json={"text": text}).json()["results"][0]

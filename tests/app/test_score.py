@@ -13,7 +13,8 @@ import pytest
 from app.engine import SCORE_ROWS
 from app.schemas import ScoreReply
 from app.scoring import MAX_PREDICTIONS, TEXTS_AT_ONCE
-from model.evaluation import ALL, evaluate
+from model.evaluation import evaluate
+from model.measurement import ALL
 from tests.app.conftest import Running, running
 from tests.app.fake_runtime import PLAIN, WORDS, FakeRuntime, Oracle, artifact
 from tests.app.test_scheduler import Caller
@@ -68,7 +69,7 @@ async def test_words_are_scored_as_if_they_were_consumed_one_by_one(service: Run
 async def test_perplexity_is_that_of_the_evaluation(service: Running) -> None:
     text = " ".join(random.Random(1).choices([*PLAIN, "zzz", "\n"], k=400))
     reply = await score(service, text=text)
-    found = evaluate(artifact(), FakeRuntime(), text, keystrokes=False)
+    found = evaluate(artifact(), FakeRuntime(), {"text": text}, keystrokes=False).together
     assert len(reply["results"][0]["words"]) == found.words
     assert reply["results"][0]["perplexity"] == pytest.approx(found.figures[ALL].perplexity, rel=1e-4)
 

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from model import evaluation
 from model.artifact import Artifact
-from model.evaluation import ALL, RECALL_AT, WITHOUT_SPECIALS, WITHOUT_UNKNOWN, EvaluationError, evaluate
+from model.evaluation import EvaluationError
+from model.measurement import ALL, RECALL_AT, WITHOUT_SPECIALS, WITHOUT_UNKNOWN, Measurement
 from model.runtimes.base import Floats, Ids, Projection, State, StateTensor, SubsetProjection
 from model.runtimes.reference import ReferenceRuntime
 from model.shapes import parameter_shapes
@@ -66,6 +67,11 @@ class TableRuntime:
 
     def project_subset(self, hidden: Floats, ids: Ids, *, top_k: int) -> SubsetProjection:
         raise NotImplementedError
+
+
+def evaluate(artifact: Artifact, runtime: Any, text: str, **options: Any) -> Measurement:
+    """What is found for one text."""
+    return evaluation.evaluate(artifact, runtime, {"text": text}, **options).texts["text"]
 
 
 def model_of(words: list[str], policy: str = "english", start: str | None = "<eos>", seed: int = 0) -> Artifact:
@@ -284,20 +290,20 @@ def test_calibration() -> None:
     found = evaluate(model_of(words), TableRuntime(table), "a b a a")
     said = {0.9: [True, True], 0.7: [True, False]}
     expected = sum(abs(sum(hits) - p * len(hits)) for p, hits in said.items()) / 4
-    assert found.calibration_error == pytest.approx(expected, rel=1e-5)
+    assert found.calibration.error == pytest.approx(expected, rel=1e-5)
     certain = evaluate(model_of(words, start=None), TableRuntime([[0, 0, 1, 0]] * 5), "a a a")
-    assert certain.calibration_error == 0
+    assert certain.calibration.error == 0
 
 
 @pytest.mark.parametrize("streams", [2, 3, 7, 50, 10_000])
 def test_streams_read_every_word_once_and_each_starts_as_the_text_does(streams: int) -> None:
     artifact = model_of(WORDS)
     runtime = ReferenceRuntime(artifact)
-    found = evaluate(artifact, runtime, TEXT, streams=streams)
+    found = evaluation.evaluate(artifact, runtime, {"text": TEXT}, streams=streams)
     ids = artifact.tokenizer.encode(TEXT).ids
     N = len(ids)
     assert found.streams == min(streams, N)
-    assert found.figures[ALL].targets == N
+    assert found.together.figures[ALL].targets == N
     length = -(-N // found.streams)
     nats = []
     for first in range(0, N, length):
@@ -305,7 +311,70 @@ def test_streams_read_every_word_once_and_each_starts_as_the_text_does(streams: 
         for id in ids[first : first + length]:
             nats.append(-runtime.log_probabilities(state[-1])[0, id])
             state = runtime.advance(np.array([id]), state)
-    assert found.figures[ALL].perplexity == pytest.approx(math.exp(np.mean(nats)), rel=1e-5)
+    assert found.together.figures[ALL].perplexity == pytest.approx(math.exp(np.mean(nats)), rel=1e-5)
+
+
+TEXTS = {"long": TEXT * 2, "one word": "cats", "short": "The mat.\n", "unknown": "zebra"}
+
+
+def same(found: Measurement, expected: Measurement) -> None:
+    """Equal but for what float32 does to rows that are computed beside others."""
+    assert found.words == expected.words
+    assert found.figures.keys() == expected.figures.keys()
+    for name, figures in found.figures.items():
+        other = expected.figures[name]
+        assert (figures.targets, figures.hits, figures.keys) == (other.targets, other.hits, other.keys)
+        assert figures.nats == pytest.approx(other.nats, rel=1e-5)
+    for name in ("counts", "said", "right"):
+        np.testing.assert_allclose(getattr(found.calibration, name), getattr(expected.calibration, name), rtol=1e-5)
+    np.testing.assert_allclose(found.costs, expected.costs, rtol=1e-5)
+    assert found.mistakes == expected.mistakes
+
+
+@pytest.mark.parametrize("streams", [1, 3])
+@pytest.mark.parametrize("order", [list(TEXTS), list(reversed(TEXTS))])
+def test_texts_side_by_side_give_what_each_gives_alone(order: list[str], streams: int) -> None:
+    artifact = model_of(WORDS)
+    runtime = ReferenceRuntime(artifact)
+    found = evaluation.evaluate(artifact, runtime, {name: TEXTS[name] for name in order}, streams=streams)
+    assert list(found.texts) == order
+    for name in order:
+        same(found.texts[name], evaluate(artifact, runtime, TEXTS[name], streams=streams))
+
+
+def test_texts_together_are_all_their_targets() -> None:
+    artifact = model_of(WORDS)
+    runtime = ReferenceRuntime(artifact)
+    together = evaluation.evaluate(artifact, runtime, TEXTS).together
+    alone = [evaluate(artifact, runtime, text) for text in TEXTS.values()]
+    for name in (ALL, WITHOUT_UNKNOWN, WITHOUT_SPECIALS):
+        parts = [found.figures[name] for found in alone if name in found.figures]
+        targets = sum(part.targets for part in parts)
+        nats = sum(math.log(part.perplexity) * part.targets for part in parts) / targets
+        assert together.figures[name].targets == targets
+        assert together.figures[name].perplexity == pytest.approx(math.exp(nats), rel=1e-5)
+        hits = sum(part.recall[3] * part.targets for part in parts)
+        assert together.figures[name].recall[3] == pytest.approx(hits / targets)
+        keys = [part.keys for part in parts if part.keys is not None]
+        saved = 1 - sum(given for _, given in keys) / sum(without for without, _ in keys)
+        assert together.figures[name].keystroke_savings == pytest.approx(saved)
+    assert list(together.figures) == [ALL, WITHOUT_UNKNOWN, WITHOUT_SPECIALS]
+
+
+def test_the_white_space_of_one_text_is_not_in_another() -> None:
+    artifact, runtime = model_of(["<unk>", "dog"], start=None), TableRuntime([ranking(1, words=2)] * 3)
+    found = evaluation.evaluate(artifact, runtime, {"a": "dog", "b": " dog"})
+    assert [text.figures[ALL].keystroke_savings for text in found.texts.values()] == [pytest.approx(2 / 3)] * 2
+
+
+def test_what_words_cost_and_what_was_expected_instead() -> None:
+    words = ["<unk>", "<eos>", "a", "b"]
+    after_a, after_b = [0.1, 0.1, 0.2, 0.6], [0.05, 0.1, 0.8, 0.05]
+    found = evaluate(model_of(words), TableRuntime([after_b, after_b, after_a, after_b, after_b]), "a a b b")
+    assert found.mistakes == {(2, 3): 1, (3, 2): 1}
+    nats = [0, 0, -math.log(0.8) - math.log(0.2), -math.log(0.6) - math.log(0.05)]
+    np.testing.assert_allclose(found.costs, nats, rtol=1e-5)
+    assert found.counts.tolist() == [0, 0, 2, 2]
 
 
 def test_a_set_without_targets_is_absent() -> None:
@@ -318,13 +387,15 @@ def test_a_set_without_targets_is_absent() -> None:
 def test_as_json_and_without_keystrokes() -> None:
     artifact = model_of(WORDS)
     runtime = ReferenceRuntime(artifact)
-    found = evaluate(artifact, runtime, TEXT, keystrokes=False)
+    found = evaluation.evaluate(artifact, runtime, {"a": TEXT, "b": TEXT}, keystrokes=False)
     content = json.loads(json.dumps(found.to_json(), allow_nan=False))
     assert content["model"] == "tiny@0"
     assert (content["runtime"], content["suggestions"], content["streams"]) == ("chainer", 3, 1)
     assert content["figures"][ALL]["keystroke_savings"] is None
     assert content["figures"][ALL]["recall"].keys() == {"1", "3", "5", "10"}
-    assert content["figures"][ALL]["perplexity"] == evaluate(artifact, runtime, TEXT).figures[ALL].perplexity
+    alone = evaluate(artifact, runtime, TEXT).figures[ALL].perplexity
+    for figures in (content["figures"], content["texts"]["a"]["figures"], content["texts"]["b"]["figures"]):
+        assert figures[ALL]["perplexity"] == pytest.approx(alone, rel=1e-5)
 
 
 def test_progress_ends_with_all_words(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -349,7 +420,7 @@ def test_few_rows_are_projected_at_once() -> None:
 @pytest.mark.parametrize("text", ["", "  ", "\x00\x01"])
 def test_a_text_without_words(text: str) -> None:
     artifact = model_of(WORDS)
-    with pytest.raises(EvaluationError, match="the text has no words"):
+    with pytest.raises(EvaluationError, match="text: the text has no words"):
         evaluate(artifact, ReferenceRuntime(artifact), text)
 
 
@@ -361,7 +432,7 @@ def test_options_out_of_range(options: dict[str, int]) -> None:
 
 
 def test_a_probability_of_zero_is_no_figure() -> None:
-    with pytest.raises(EvaluationError, match="table gave word 1 \\('b'\\) the log-probability -inf"):
+    with pytest.raises(EvaluationError, match="table gave word 1 of text, 'b', the log-probability -inf"):
         evaluate(model_of(["<unk>", "<eos>", "a", "b"]), TableRuntime([[0, 0, 1, 0]] * 5), "a b")
 
 

@@ -1,0 +1,142 @@
+"""What an evaluation found, as a page."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from model.measurement import ALL, BINS, RECALL_AT, Calibration, Evaluation, Measurement
+from model.reports import page, tables
+from model.tokenizer import Tokenizer
+
+NAME = "evaluation.html"
+
+_MOST = 20  # rows in a table of words
+
+
+def write(evaluation: Evaluation, tokenizer: Tokenizer, folder: Path) -> Path:
+    """Write `evaluation.html` in `folder`, which is made where it is missing; returns the page's path. `tokenizer` is
+    that of the model.
+
+    Raises OSError.
+    """
+    together = evaluation.together
+    inexact = "" if evaluation.streams == 1 else f" Each was read in {evaluation.streams} pieces, so not exactly."
+    parts = [
+        page.paragraph(
+            f"{together.words:,} words, read by the runtime {evaluation.runtime} on {evaluation.device} at "
+            f"{together.words / evaluation.seconds:,.0f} words/s. Each text is one sequence: every word is predicted "
+            f"from all the words before it.{inexact}"
+        ),
+        _table(tables.figures(together)),
+    ]
+    if len(evaluation.texts) > 1:
+        parts += [
+            page.heading("By text"),
+            _table(tables.texts(evaluation), sum_last=True),
+            page.drawing(_perplexities(evaluation), "Bars: the perplexity of each text"),
+        ]
+    parts += [
+        page.heading("How often the next word is among the likeliest"),
+        page.drawing(_recall(evaluation), "Lines: recall at 1, 3, 5 and 10 of each text"),
+        page.heading("Is it as sure as it is right?"),
+        page.paragraph(
+            "For each tenth of the probability that the likeliest word was said to have: how often that word came. On "
+            f"the diagonal it came as often as was said. Calibration error: {together.calibration.error:.1%}."
+        ),
+        page.drawing(_reliability(together.calibration), "Bars: how often the likeliest word came, by its probability"),
+        page.heading("What it gets wrong"),
+        _mistakes(together, tokenizer),
+        _costs(together, tokenizer),
+    ]
+    path = folder / NAME
+    page.write(path, f"How well {evaluation.model} predicts", parts)
+    return path
+
+
+def _table(table: tables.Table, *, caption: str = "", sum_last: bool = False) -> str:
+    return page.table(table.head, table.rows, caption=caption, sum_last=sum_last)
+
+
+def _mistakes(measured: Measurement, tokenizer: Tokenizer) -> str:
+    rows = [
+        (tokenizer.word_of(came), tokenizer.word_of(said), f"{count:,}", f"{count / measured.words:.2%}")
+        for (came, said), count in measured.mistakes.most_common(_MOST)
+    ]
+    head = ("what came", "what was likeliest", "times", "of all words")
+    return page.table(head, rows, caption="The commonest mistakes.")
+
+
+def _costs(measured: Measurement, tokenizer: Tokenizer) -> str:
+    total = measured.costs.sum()
+    rows = [
+        (
+            tokenizer.word_of(int(id)),
+            f"{measured.counts[id]:,.0f}",
+            f"{measured.costs[id] / measured.counts[id] / math.log(2):.2f}",
+            f"{measured.costs[id] / total:.1%}",
+        )
+        for id in np.argsort(-measured.costs, kind="stable")[:_MOST]
+        if measured.counts[id]
+    ]
+    head = ("word", "times", "bits each", "of all bits")
+    return page.table(head, rows, caption="The words that cost most: the log-likelihood is lost on these.")
+
+
+def _perplexities(evaluation: Evaluation) -> Figure:
+    names = list(evaluation.texts)
+    figure, axes = _axes(height=1 + 0.35 * len(names), left=0.3)
+    values = [measured.figures[ALL].perplexity for measured in evaluation.texts.values()]
+    bars = axes.barh(names, values)
+    axes.bar_label(bars, [f"{value:,.1f}" for value in values], padding=4)
+    axes.invert_yaxis()
+    axes.margins(x=0.12)
+    axes.set_xlabel("perplexity, all words")
+    return figure
+
+
+def _recall(evaluation: Evaluation) -> Figure:
+    figure, axes = _axes(height=4.5)
+    measured = dict(evaluation.texts)
+    if len(measured) > 1:
+        measured[tables.TOGETHER] = evaluation.together
+    for name, found in measured.items():
+        recall: Sequence[float] = list(found.figures[ALL].recall.values())
+        axes.plot(RECALL_AT, recall, marker="o", label=name, linewidth=3 if name == tables.TOGETHER else 1)
+    axes.set_xticks(RECALL_AT)
+    axes.set_xlabel("k")
+    axes.set_ylabel("recall@k, all words")
+    axes.yaxis.set_major_formatter("{x:.0%}")
+    axes.legend(fontsize="small")
+    return figure
+
+
+def _reliability(calibration: Calibration) -> Figure:
+    figure, axes = _axes(height=5)
+    some = calibration.counts > 0
+    said, right = calibration.said[some] / calibration.counts[some], calibration.right[some] / calibration.counts[some]
+    middles = (np.arange(BINS)[some] + 0.5) / BINS
+    bars = axes.bar(middles, right, width=0.9 / BINS, alpha=0.5, label="how often it came")
+    axes.bar_label(bars, [f"{count:,.0f}" for count in calibration.counts[some]], fontsize="x-small", padding=2)
+    axes.plot([0, 1], [0, 1], linestyle="--", color="gray", label="as often as said")
+    axes.plot(said, right, marker="o", label="by the mean probability of each bar")
+    axes.set_xlim(0, 1)
+    axes.set_ylim(0, 1.05)
+    axes.set_xlabel("probability of the likeliest word (numbers: how many words)")
+    axes.set_ylabel("share that came")
+    axes.legend(fontsize="small")
+    return figure
+
+
+def _axes(height: float, left: float = 0.12) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(7, height))
+    bottom = 0.6 / height
+    axes = figure.add_axes((left, bottom, 0.97 - left, 0.96 - bottom))
+    axes.grid(alpha=0.3)
+    axes.set_axisbelow(True)
+    return figure, axes
