@@ -25,6 +25,10 @@ async def test_page_and_its_files(service: Running) -> None:
         assert response.headers["content-security-policy"].startswith("default-src 'self';")
         assert response.headers["x-content-type-options"] == "nosniff"
         assert (await service.client.head(f"/{file.name}")).status_code == 200
+        again = await service.client.get(f"/{file.name}", headers={"if-none-match": response.headers["etag"]})
+        assert (again.status_code, again.content) == (304, b"")
+        other = await service.client.get(f"/{file.name}", headers={"if-none-match": '"of-another-version"'})
+        assert other.content == response.content
 
 
 async def test_nothing_else_is_served(tmp_path: Path) -> None:
