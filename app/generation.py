@@ -203,7 +203,7 @@ async def _move(
 
 
 def _speech(ids: list[int], order: Order, seed: int, earlier: Sequence[int]) -> Speech:
-    said = [Said(id, _NAN, [], []) for id in earlier]
+    said = [Said(id, _NAN, 0, [], []) for id in earlier]
     return Speech(ids, order.max_words, order.sampling, seed, order.stop, order.tops or 0, said)
 
 

@@ -69,11 +69,18 @@ def _words(answer: Answer, vocabulary: Sequence[str], unknown: int) -> list[dict
         ]
     if answer.scores is not None:
         for item, value, rank in zip(items, answer.scores.log_probabilities, answer.scores.ranks, strict=True):
-            item["log_probability"] = value
-            item["probability"] = decoding.probability(value)
-            item["rank"] = rank
-            item["surprisal_bits"] = decoding.surprisal_bits(value)
+            item |= score(value, rank)
     return items
+
+
+def score(log_probability: float, rank: int) -> dict[str, Any]:
+    """How likely a word was, as every reply says it."""
+    return {
+        "log_probability": log_probability,
+        "probability": decoding.probability(log_probability),
+        "rank": rank,
+        "surprisal_bits": decoding.surprisal_bits(log_probability),
+    }
 
 
 def trace(service: Service, session: Session, moments: Sequence[Moment]) -> bytes:

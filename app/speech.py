@@ -26,6 +26,7 @@ class Said(NamedTuple):
 
     id: int
     log_probability: float
+    rank: int  # 1: no word was likelier
     top_ids: list[int]  # the likeliest words there, as many as were asked for
     top_log_probabilities: list[float]
 
@@ -106,7 +107,7 @@ def draw(runtime: Runtime, hidden: Floats, speeches: Sequence[Speech], unknown_i
             best = next((place for place, id in enumerate(ids) if id != unknown_id), None)
             if best is not None:
                 count = speeches[row].tops
-                drawn[row] = Said(ids[best], values[best], ids[:count], values[:count])
+                drawn[row] = Said(ids[best], values[best], best + 1, ids[:count], values[:count])
     others = [row for row, speech in enumerate(speeches) if not speech.sampling.greedy]
     for first in range(0, len(others), ROWS):
         some = others[first : first + ROWS]
@@ -123,7 +124,7 @@ def _sampled(row: Floats, speech: Speech, unknown_id: int) -> Said | None:
     if id is None:
         return None
     tops = decoding.likeliest(row, min(speech.tops, len(row))) if speech.tops else np.empty(0, np.int64)
-    return Said(id, float(row[id]), tops.tolist(), row[tops].tolist())
+    return Said(id, float(row[id]), decoding.rank(row, id), tops.tolist(), row[tops].tolist())
 
 
 def _refuse_nan(values: Floats) -> None:

@@ -8,6 +8,7 @@ import pydantic_core
 from fastapi import APIRouter
 from starlette.responses import Response
 
+from app import replies
 from app.exchange import Exchange, Outlet
 from app.generation import Opening, Order, in_session
 from app.problems import Problem
@@ -34,9 +35,10 @@ def router(service: Service, problem: dict[int | str, dict[str, Any]]) -> APIRou
     async def generate() -> Response:
         """Consume words, then generate: the whole at once, or as server-sent events.
 
-        An event `word` holds `word`, `text` and `position`; the texts of all of them make up that of the last event,
-        `done`, which is the reply as it is without `stream`. An event `error` instead is a problem, and then nothing
-        was consumed.
+        An event `word` holds `word`, `text` and `position`, and the model's `log_probability`, `probability`, `rank`
+        and `surprisal_bits` of it, but for words that an earlier request was told already. The texts of all of them
+        make up that of the last event, `done`, which is the reply as it is without `stream`. An event `error` instead
+        is a problem, and then nothing was consumed.
         """
         return Exchange(service, Generate(service).answer, _failure)
 
@@ -68,6 +70,8 @@ class Generate:
                 await outlet.open(opening.session_id)
             text = self._set(opening, said)
             data = {"word": self._word(said), "text": text, "position": opening.position + len(self._pieces)}
+            if said.rank:
+                data |= replies.score(said.log_probability, said.rank)
             await outlet.event(pydantic_core.to_json(data), b"word")
 
         generated = await in_session(

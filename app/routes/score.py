@@ -11,6 +11,7 @@ import pydantic_core
 from fastapi import APIRouter
 from starlette.responses import Response
 
+from app import replies
 from app.exchange import Exchange, Outlet
 from app.problems import Problem
 from app.requests import Headers
@@ -64,10 +65,7 @@ def _result(service: Service, result: Scored) -> dict[str, Any]:
             "start": start,
             "end": end,
             "known": id != unknown,
-            "log_probability": value,
-            "probability": decoding.probability(value),
-            "rank": rank,
-            "surprisal_bits": decoding.surprisal_bits(value),
+            **replies.score(value, rank),
         }
         for id, start, end, value, rank in zip(
             words.ids, words.starts or (), words.ends or (), scores.log_probabilities, scores.ranks, strict=True

@@ -21,7 +21,7 @@ def speech(max_words: int = 10, **fields: object) -> Speech:
 
 
 def said(id: int) -> Said:
-    return Said(id, -1.0, [], [])
+    return Said(id, -1.0, 1, [], [])
 
 
 @given(
