@@ -14,6 +14,7 @@ from app.scheduler import Status, UnavailableError
 from app.schemas import ModelReply
 from app.service import Service
 
+_CARD: openapi.Responses = {200: {"content": {"text/markdown": {"schema": {"type": "string"}}}}}
 #: What even these may answer: a key of their own, too many requests, a defect.
 _KEPT = (401, 405, 429, 500)
 _METRICS_PAGE: openapi.Responses = {200: {"content": {"text/plain": {"schema": {"type": "string"}}}}}
@@ -72,5 +73,11 @@ def router(service: Service, metrics: Metrics | None, problem: dict[int | str, d
             "perplexity": artifact.measured.get("perplexity"),
         }
         return Response(pydantic_core.to_json(body), media_type="application/json")
+
+    @routes.get("/v1/model/card", responses=_CARD | problem)
+    async def card() -> Response:
+        """The model's card in Markdown: what it was trained on, under which licences, how good it is. `/model-card`
+        shows it to people."""
+        return Response(artifact.card, media_type="text/markdown")
 
     return routes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 import socket
@@ -39,17 +40,18 @@ expect.set_options(timeout=20_000)  # milliseconds: a machine may be busy with s
 class Server:
     """The service around the fake runtime, in a thread."""
 
-    def __init__(self, **settings: Any) -> None:
+    def __init__(self, card: str = "", **settings: Any) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port: int = probe.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}/"
         self.runtime = FakeRuntime()
+        self._artifact = dataclasses.replace(artifact(), card=card)
         self._settings = Settings(**settings)
         self.start()
 
     def start(self) -> None:
-        app = create_app(self._settings, runtime=self.runtime, artifact=artifact())
+        app = create_app(self._settings, runtime=self.runtime, artifact=self._artifact)
         started = threading.Event()
 
         class Started(uvicorn.Server):
