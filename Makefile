@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 .DEFAULT_GOAL := help
 
-.PHONY: help serve train-packages test test-pythons fuzz test-crash check bench bench-agreement format requirements clean
+.PHONY: help serve train-packages test test-pythons fuzz test-crash test-harness check bench bench-agreement format requirements clean
 
 help: ## what each target does
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -25,6 +25,10 @@ fuzz: $(VENV)/.dev ## 100,000 damaged requests to a real server
 
 test-crash: $(VENV)/.dev ## fifty kills of the server and of Redis, in minutes
 	KILLS=50 $(BIN)/python -m pytest -q tests/app/test_crash.py tests/app/test_replicas.py
+
+HARNESS := .venv-harness
+test-harness: $(VENV)/.serve $(HARNESS)/.harness ## lm-evaluation-harness against the service: its figures are those of `nextword evaluate`
+	$(BIN)/python -m tests.harness --lm-eval $(HARNESS)/bin/lm_eval
 
 # pyenv and the like show an interpreter's command without being able to run it: only one that answers counts.
 test-pythons: ## the tests of model/ on every other supported Python that is at hand
@@ -80,6 +84,12 @@ $(VENV)/.bench: $(VENV)/.dev requirements/bench.in
 	-$(PIP) install -r requirements/bench.in
 	touch $@
 
+# In an environment of its own: it needs other versions than we do.
+$(HARNESS)/.harness: requirements/harness.in
+	$(PYTHON) -m venv $(HARNESS)
+	$(HARNESS)/bin/python -m pip --disable-pip-version-check --quiet install -r requirements/harness.in
+	touch $@
+
 COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
 	--no-emit-index-url --no-emit-find-links --build-constraint requirements/build.in --constraint requirements/serve.txt
 requirements: ## pin anew (needs uv): hashes, no registry addresses
@@ -90,4 +100,4 @@ requirements: ## pin anew (needs uv): hashes, no registry addresses
 	$(COMPILE) --extra train --extra otel --extra dev pyproject.toml -o requirements/dev.txt
 
 clean: ## remove what the other targets made
-	rm -rf $(VENV) .venv-3.* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build *.egg-info
+	rm -rf $(VENV) .venv-3.* $(HARNESS) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build *.egg-info
