@@ -9,13 +9,19 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from model.compat import chainer
+from model.cuda.device import Device, Kernel, cupy_device
 
 F = chainer.functions
 Array = Any  # numpy.ndarray or cupy.ndarray
 
 #: Logits of one block, in bytes. Blocks of 16 to 64 MiB are equally fast on a CPU; smaller ones pay for adding up dW.
 BLOCK_BYTES = 48 << 20
+#: The same on a CUDA device, where a block has to give every multiprocessor something to do.
+CUDA_BLOCK_BYTES = 256 << 20
+_THREADS = 512
 
 
 def linear_softmax_cross_entropy(h: Any, W: Any, b: Any, t: Any) -> Any:
@@ -37,6 +43,9 @@ class _LinearSoftmaxCrossEntropy(chainer.FunctionNode):
 
     def forward(self, inputs: tuple[Array, ...]) -> tuple[Array]:
         h, W, b, t = inputs
+        device = device_of(h)
+        if device is not None:
+            return self._forward_on_cuda(device, inputs)
         xp = chainer.backend.get_array_module(h)
         N, V = h.shape[0], W.shape[0]
         rows = max(1, min(N, BLOCK_BYTES // (V * h.itemsize)))
@@ -65,9 +74,43 @@ class _LinearSoftmaxCrossEntropy(chainer.FunctionNode):
                 self.db += logits.sum(axis=0)
         return (xp.asarray(loss / N, h.dtype),)
 
+    def _forward_on_cuda(self, device: Device, inputs: tuple[Array, ...]) -> tuple[Array]:
+        h, W, b, t = inputs
+        xp = device.xp
+        N, V = h.shape[0], W.shape[0]
+        rows = max(1, min(N, CUDA_BLOCK_BYTES // (V * h.itemsize)))
+        block, losses, targets = xp.empty((rows, V), h.dtype), xp.zeros(N, h.dtype), t.astype(np.int32)
+        with_gradients = chainer.config.enable_backprop
+        scale = h.dtype.type(1 / N if with_gradients and N else 0)
+        kernel = _kernel(device, h.dtype.char)
+        if with_gradients:
+            self.dh, self.dW, self.db = xp.empty_like(h), xp.zeros_like(W), xp.zeros_like(b)
+            ones = xp.ones((1, rows), h.dtype)
+        for start in range(0, N, rows):
+            part = slice(start, min(start + rows, N))
+            logits = block[: part.stop - start]
+            device.product(h[part], W, logits, transpose_b=True)
+            kernel(len(logits), _THREADS, logits, b, targets[part], losses[part], V, scale)
+            if with_gradients:
+                device.product(logits, W, self.dh[part])
+                device.product(logits, h[part], self.dW, transpose_a=True, accumulate=True)
+                device.product(ones[:, : len(logits)], logits, self.db[None], accumulate=True)
+        return (xp.asarray(losses.sum() / N, h.dtype),)
+
     def backward(self, indexes: tuple[int, ...], grad_outputs: tuple[Any, ...]) -> tuple[Any, ...]:
         scale = grad_outputs[0].array
         gradients = (self.dh, self.dW, self.db, None)
         return tuple(
             None if gradients[index] is None else chainer.as_variable(gradients[index] * scale) for index in indexes
         )
+
+
+def device_of(array: Array) -> Device | None:
+    """The CUDA device that holds the array, or None for NumPy's arrays."""
+    if chainer.backend.get_array_module(array) is np:
+        return None
+    return cupy_device(int(array.device.id))
+
+
+def _kernel(device: Device, dtype: str) -> Kernel:
+    return device.kernels("loss", real={"f": "float", "d": "double"}[dtype])("softmax_cross_entropy")

@@ -7,14 +7,21 @@ the gradients of both matrices are one product each.
     i, f, o = sigmoid(.), g = tanh(.) of  W_x x_t + W_h h_{t-1} + b        (blocks of rows i, f, g, o)
     c_t = f * c_{t-1} + i * g,   h_t = o * tanh(c_t)                        (Gers et al. 2000)
 
-The recurrent matrix is an ordinary input, so weight drop is a dropout on `W_h` before the call.
+The recurrent matrix is an ordinary input, so weight drop is a dropout on `W_h` before the call. On a CUDA device
+`model.cuda.recurrence` computes the same in kernels of its own.
 """
 
 from __future__ import annotations
 
+import functools
+import weakref
 from typing import Any
 
+import numpy as np
+
 from model.compat import chainer
+from model.cuda.device import cupy_device
+from model.cuda.recurrence import Sequences
 
 F = chainer.functions
 Array = Any  # numpy.ndarray or cupy.ndarray
@@ -31,6 +38,18 @@ def lstm(x: Any, h0: Any, c0: Any, W_x: Any, W_h: Any, b: Any) -> tuple[Any, Any
     return hs, hT, cT
 
 
+def sequences_of(array: Array) -> Sequences | None:
+    """What the array's device computes whole sequences with, or None for NumPy's arrays."""
+    if chainer.backend.get_array_module(array) is np:
+        return None
+    return _sequences(int(array.device.id))
+
+
+@functools.cache
+def _sequences(device: int) -> Sequences:
+    return Sequences(cupy_device(device))
+
+
 class _LSTM(chainer.FunctionNode):
     def check_type_forward(self, in_types: Any) -> None:
         x, h0, c0, W_x, W_h, b = in_types
@@ -43,9 +62,12 @@ class _LSTM(chainer.FunctionNode):
 
     def forward(self, inputs: Arrays) -> Arrays:
         x, h0, c0, W_x, W_h, b = inputs
-        xp = chainer.backend.get_array_module(x)
         T, B, E = x.shape
         H = h0.shape[1]
+        sequences = sequences_of(x)
+        if sequences is not None and B > 0:
+            return self._forward_on_cuda(sequences, inputs)
+        xp = chainer.backend.get_array_module(x)
         gates = xp.dot(x.reshape(T * B, E), W_x.T).reshape(T, B, 4 * H)
         gates += b
         cells = xp.empty((T, B, H), x.dtype)
@@ -71,9 +93,24 @@ class _LSTM(chainer.FunctionNode):
             self.gates, self.cells, self.tanh_cells, self.hs = gates, cells, tanh_cells, hs
         return hs, h.copy(), c.copy()
 
+    def _forward_on_cuda(self, sequences: Sequences, inputs: Arrays) -> Arrays:
+        x = inputs[0]
+        taken = sequences.take(len(x), x.shape[1], inputs[1].shape[1], x.dtype)
+        outputs: Arrays = taken[1].forward(x, *inputs[1:])
+        if chainer.config.enable_backprop:
+            self.retain_inputs((0, 1, 2, 3, 4))
+            self.sequence = taken[1]
+            weakref.finalize(self, sequences.give_back, taken).atexit = False
+        else:
+            sequences.give_back(taken)
+        return outputs
+
     def backward(self, indexes: tuple[int, ...], grad_outputs: Arrays) -> Arrays:
         x, h0, c0, W_x, W_h = (variable.array for variable in self.get_retained_inputs())
         g_hs, g_h, g_c = (None if g is None else g.array for g in grad_outputs)
+        if hasattr(self, "sequence"):
+            on_cuda = self.sequence.backward(x, W_x, g_hs, g_h, g_c, with_x=0 in indexes)
+            return tuple(chainer.as_variable(on_cuda[index]) for index in indexes)
         xp = chainer.backend.get_array_module(x)
         T, B, E = x.shape
         H = h0.shape[1]

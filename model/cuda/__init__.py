@@ -1,0 +1,1 @@
+"""What runs on a CUDA device: the kernels, and the few CuPy calls that launch them."""

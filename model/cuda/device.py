@@ -1,0 +1,227 @@
+"""The few calls through which this project uses a CUDA device: kernels, matrix products, copies, recorded work.
+
+All of CuPy that is called by hand stands here. What computes with a `Device` only hands it arrays, so that the tests
+can run the same code, kernels included, on a CPU.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = Any  # cupy.ndarray
+#: kernel(blocks, threads a block, arguments): queues it. Integers among the arguments are C's int.
+Kernel = Callable[..., None]
+
+# From cuBLAS's and CUDA's headers, where these values cannot change any more.
+_NOT_TRANSPOSED, _TRANSPOSED, _DEFAULT_ALGORITHM = 0, 1, -1
+_HOST_TO_DEVICE, _DEVICE_TO_HOST = 1, 2
+_R = {"f": 0, "d": 1, "e": 2}  # CUDA_R_32F, CUDA_R_64F, CUDA_R_16F
+_COMPUTE_32F, _COMPUTE_64F, _COMPUTE_32F_FAST_TF32 = 68, 70, 77
+# CuPy's COMPUTE_TYPE_DEFAULT and COMPUTE_TYPE_TF32.
+_CUPY_DEFAULT, _CUPY_TF32 = 1, 7
+
+
+class Device(Protocol):
+    """What a device is asked for. Everything is queued; only `wait` waits."""
+
+    xp: Any  # the module whose functions make arrays here
+    memory_errors: tuple[type[BaseException], ...]  # raised where the device has no memory left
+    tf32: bool  # whether the factors of float32 products are rounded to 10 bits, for the tensor cores
+
+    def kernels(self, name: str, **types: str) -> Callable[[str], Kernel]:
+        """The kernels of NAME.cu, by name, with these C types in the place of those names."""
+
+    def product(
+        self,
+        a: Array,
+        b: Array,
+        out: Array,
+        *,
+        transpose_a: bool = False,
+        transpose_b: bool = False,
+        accumulate: bool = False,
+    ) -> None:
+        """``out = a b`` or, with `accumulate`, ``out += a b``; rows may lie apart, values in a row may not.
+
+        a and b are both float16 (`out` float32), float32 or float64; the sums are float32, or float64.
+        """
+
+    def record(self, work: Callable[[], None]) -> Callable[[], None]:
+        """What `work` queues, to be queued again at once: one CUDA graph. `work` is called once, and nothing runs.
+
+        It may use no memory but arrays that live as long as the recording, and must have run before.
+        """
+
+    def pinned(self, size: int) -> NDArray[np.uint8]:
+        """Host memory that a copy can read or write while the host goes on."""
+
+    def copy_in(self, array: Array, host: NDArray[Any]) -> None:
+        """From pinned memory; queued."""
+
+    def copy_out(self, host: NDArray[Any], array: Array) -> None:
+        """Into pinned memory; queued."""
+
+    def mark(self) -> Callable[[], None]:
+        """A point in the queue; calling it waits until all that was queued before it has run."""
+
+    def running(self) -> Any:
+        """A context in which work goes into this device's own queue, and not into CuPy's current stream."""
+
+    def free_memory(self) -> int:
+        """Bytes of the device's memory that can still be allocated."""
+
+    def release(self) -> None:
+        """Give memory that is held for later use back to the device."""
+
+
+class CupyDevice:
+    """A `Device` through CuPy."""
+
+    def __init__(self, index: int = 0) -> None:
+        self.xp = importlib.import_module("cupy")
+        self.index = index
+        self.memory_errors: tuple[type[BaseException], ...] = (self.xp.cuda.memory.OutOfMemoryError,)
+        self._kernels: dict[tuple[str, tuple[str, ...], str], Kernel] = {}
+        with self.xp.cuda.Device(index):
+            self._stream = self.xp.cuda.Stream(non_blocking=True)
+        self._coefficients = {
+            # cuBLAS reads these from the host at the time of the call.
+            dtype: (np.ones(1, dtype), np.zeros(1, dtype))
+            for dtype in (np.float32, np.float64)
+        }
+
+    @property
+    def tf32(self) -> bool:
+        return bool(self.xp._core.get_compute_type(np.float32) == _CUPY_TF32)
+
+    @tf32.setter
+    def tf32(self, rounded: bool) -> None:
+        """For CuPy's own products of float32, too, of all devices."""
+        self.xp._core.set_compute_type(np.float32, _CUPY_TF32 if rounded else _CUPY_DEFAULT)
+
+    def kernels(self, name: str, **types: str) -> Callable[[str], Kernel]:
+        definitions = tuple(f"-D{key}={value}" for key, value in sorted(types.items()))
+
+        def kernel(entry: str) -> Kernel:
+            key = name, definitions, entry
+            if key not in self._kernels:
+                module = self.xp.RawModule(code=source(name), options=("-std=c++17", *definitions))
+                self._kernels[key] = _launcher(module.get_function(entry))
+            return self._kernels[key]
+
+        return kernel
+
+    def product(
+        self,
+        a: Array,
+        b: Array,
+        out: Array,
+        *,
+        transpose_a: bool = False,
+        transpose_b: bool = False,
+        accumulate: bool = False,
+    ) -> None:
+        m, k = a.shape[::-1] if transpose_a else a.shape
+        n = b.shape[0] if transpose_b else b.shape[1]
+        if 0 in (m, n, k):
+            return
+        double = out.dtype == np.float64
+        one, zero = self._coefficients[np.float64 if double else np.float32]
+        rounded = self.tf32 and a.dtype.char == "f"
+        compute = _COMPUTE_64F if double else _COMPUTE_32F_FAST_TF32 if rounded else _COMPUTE_32F
+        # cuBLAS takes columns for rows: (a b)^T = b^T a^T, and a row-major matrix is its transpose to it.
+        self.xp.cuda.cublas.gemmEx(
+            self.xp.cuda.device.get_cublas_handle(),
+            _TRANSPOSED if transpose_b else _NOT_TRANSPOSED,
+            _TRANSPOSED if transpose_a else _NOT_TRANSPOSED,
+            n,
+            m,
+            k,
+            one.ctypes.data,
+            b.data.ptr,
+            _R[b.dtype.char],
+            _apart(b),
+            a.data.ptr,
+            _R[a.dtype.char],
+            _apart(a),
+            (one if accumulate else zero).ctypes.data,
+            out.data.ptr,
+            _R[out.dtype.char],
+            _apart(out),
+            compute,
+            _DEFAULT_ALGORITHM,
+        )
+
+    def record(self, work: Callable[[], None]) -> Callable[[], None]:
+        with self._stream as stream:
+            stream.begin_capture()
+            try:
+                work()
+            except BaseException:
+                with suppress(self.xp.cuda.runtime.CUDARuntimeError):
+                    stream.end_capture()
+                raise
+            graph = stream.end_capture()
+        replay: Callable[[], None] = graph.launch
+        return replay
+
+    def pinned(self, size: int) -> NDArray[np.uint8]:
+        return np.frombuffer(self.xp.cuda.alloc_pinned_memory(size), np.uint8, size)
+
+    def copy_in(self, array: Array, host: NDArray[Any]) -> None:
+        self._copy(array.data.ptr, host.ctypes.data, host.nbytes, _HOST_TO_DEVICE)
+
+    def copy_out(self, host: NDArray[Any], array: Array) -> None:
+        self._copy(host.ctypes.data, array.data.ptr, host.nbytes, _DEVICE_TO_HOST)
+
+    def _copy(self, to: int, origin: int, size: int, kind: int) -> None:
+        self.xp.cuda.runtime.memcpyAsync(to, origin, size, kind, self.xp.cuda.get_current_stream().ptr)
+
+    def mark(self) -> Callable[[], None]:
+        event = self.xp.cuda.Event(disable_timing=True)
+        event.record(self.xp.cuda.get_current_stream())
+        wait: Callable[[], None] = event.synchronize
+        return wait
+
+    def running(self) -> Any:
+        return self._stream
+
+    def free_memory(self) -> int:
+        with self.xp.cuda.Device(self.index):
+            free, _ = self.xp.cuda.runtime.memGetInfo()
+        return int(free) + int(self.xp.get_default_memory_pool().free_bytes())
+
+    def release(self) -> None:
+        self.xp.get_default_memory_pool().free_all_blocks()
+
+
+def _launcher(function: Any) -> Kernel:
+    def launch(blocks: int, threads: int, *arguments: Any) -> None:
+        passed = tuple(np.int32(value) if isinstance(value, int) else value for value in arguments)
+        function((blocks,), (threads,), passed)
+
+    return launch
+
+
+def source(name: str) -> str:
+    """The CUDA C++ of a file of kernels."""
+    return (Path(__file__).parent / f"{name}.cu").read_text(encoding="utf-8")
+
+
+def _apart(matrix: Array) -> int:
+    """How many values lie between the beginnings of two rows; the stride of a single row may be anything."""
+    return max(int(matrix.strides[0]) // int(matrix.itemsize), int(matrix.shape[1]))
+
+
+@functools.cache
+def cupy_device(index: int) -> CupyDevice:
+    """The device of that number; always the same object."""
+    return CupyDevice(index)

@@ -1,0 +1,195 @@
+"""A CUDA device that is a CPU: our kernels compiled by the C++ compiler, everything else in NumPy.
+
+A block's threads are fibers that take turns at each barrier, so kernels must reach the same barriers in all threads
+of a block, early returns of whole threads aside. Nothing is learnt here about speed or about the driver.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from model.cuda.device import source
+
+SHIM = Path(__file__).parent / "emulated.h"
+COMPILER = shutil.which("g++") or shutil.which("c++")
+
+needs_compiler = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler to run the kernels with")
+
+
+class DeviceFullError(Exception):
+    """The emulated device has no memory left."""
+
+
+class _Arrays:
+    """numpy, which may be told to have no memory left."""
+
+    def __init__(self, device: EmulatedDevice) -> None:
+        self._device = device
+
+    def __getattr__(self, name: str) -> Any:
+        function = getattr(np, name)
+        if name not in ("empty", "zeros", "asarray", "empty_like", "zeros_like"):
+            return function
+
+        def allocate(*arguments: Any, **keywords: Any) -> Any:
+            array = function(*arguments, **keywords)
+            if array.nbytes > self._device.memory:
+                raise DeviceFullError(f"{array.nbytes} bytes, and {self._device.memory} are left")
+            if name == "empty":
+                array.fill(np.nan if array.dtype.kind == "f" else 77)  # whoever reads before writing shall see
+            return array
+
+        return allocate
+
+
+class EmulatedDevice:
+    """`model.cuda.device.Device`. `launches` counts what was queued one by one, `replays` what was recorded."""
+
+    memory_errors = (DeviceFullError,)
+
+    def __init__(self, memory: int = 1 << 40) -> None:
+        self.xp = _Arrays(self)
+        self.memory = memory
+        self.tf32 = False
+        self.launches = self.replays = self.copies = self.waits = 0
+        self._recording: list[Callable[[], None]] | None = None
+
+    def kernels(self, name: str, **types: str) -> Callable[[str], Any]:
+        library = _compiled(source(name), tuple(sorted(types.items())))
+
+        def kernel(entry: str) -> Any:
+            function = getattr(library, f"emulate_{entry}")
+
+            def launch(blocks: int, threads: int, *arguments: Any) -> None:
+                assert blocks > 0
+                assert 0 < threads <= 1024
+                values = [_argument(argument) for argument in arguments]
+                pointers = (ctypes.c_void_p * len(values))(*(ctypes.addressof(value) for value in values))
+                pointers.kept = values, arguments
+                self._queue(lambda: function(blocks, threads, pointers))
+
+            return launch
+
+        return kernel
+
+    def product(
+        self,
+        a: Any,
+        b: Any,
+        out: Any,
+        *,
+        transpose_a: bool = False,
+        transpose_b: bool = False,
+        accumulate: bool = False,
+    ) -> None:
+        assert a.dtype == b.dtype
+        assert out.dtype == (np.float32 if a.dtype == np.float16 else a.dtype)
+        assert all(array.strides[1] == array.itemsize for array in (a, b, out))
+
+        def work() -> None:
+            left, right = (array.astype(out.dtype) for array in (a, b))
+            result = (left.T if transpose_a else left) @ (right.T if transpose_b else right)
+            out[...] = out + result if accumulate else result
+
+        self._queue(work)
+
+    def record(self, work: Callable[[], None]) -> Callable[[], None]:
+        self._recording = recording = []
+        try:
+            work()
+        finally:
+            self._recording = None
+
+        def replay() -> None:
+            self.replays += 1
+            for queued in recording:
+                queued()
+
+        return replay
+
+    def pinned(self, size: int) -> Any:
+        return np.full(size, 77, np.uint8)
+
+    def copy_in(self, array: Any, host: Any) -> None:
+        self.copies += 1
+        self._copy(array, host)
+
+    def copy_out(self, host: Any, array: Any) -> None:
+        self.copies += 1
+        self._copy(host, array)
+
+    def _copy(self, to: Any, origin: Any) -> None:
+        assert to.flags.c_contiguous
+        assert origin.flags.c_contiguous
+
+        def work() -> None:
+            size = min(to.nbytes, origin.nbytes)
+            to.reshape(-1).view(np.uint8)[:size] = origin.reshape(-1).view(np.uint8)[:size]
+
+        self._queue(work)
+
+    def mark(self) -> Callable[[], None]:
+        def wait() -> None:
+            self.waits += 1
+
+        return wait
+
+    def running(self) -> Any:
+        return nullcontext()
+
+    def free_memory(self) -> int:
+        return self.memory
+
+    def release(self) -> None:
+        pass
+
+    def _queue(self, work: Callable[[], None]) -> None:
+        if self._recording is not None:
+            self._recording.append(work)
+            return
+        self.launches += 1
+        work()
+
+
+def _argument(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        return ctypes.c_void_p(value.ctypes.data)
+    if isinstance(value, int):
+        return ctypes.c_int32(value)
+    return {"l": ctypes.c_int64, "f": ctypes.c_float, "d": ctypes.c_double}[value.dtype.char](value.item())
+
+
+_LIBRARIES: dict[str, ctypes.CDLL] = {}
+
+
+def _compiled(text: str, types: tuple[tuple[str, str], ...]) -> ctypes.CDLL:
+    defines = [f"-D{name}={value}" for name, value in types]
+    key = hashlib.sha256(f"{text}{SHIM.read_text()}{defines}".encode()).hexdigest()
+    if key not in _LIBRARIES:
+        entries = re.findall(r'extern "C" __global__ void (\w+)\(', text)
+        with tempfile.TemporaryDirectory() as folder:
+            unit, library = Path(folder) / "kernels.cpp", Path(folder) / "kernels.so"
+            unit.write_text(
+                f'#include "{SHIM}"\n{text}\n'
+                + "".join(
+                    f'extern "C" void emulate_{entry}(int blocks, int threads, void** arguments) '
+                    f"{{ emulated::launch({entry}, blocks, threads, arguments); }}\n"
+                    for entry in entries
+                )
+            )
+            command = [str(COMPILER), "-std=c++17", "-O1", "-shared", "-fPIC", "-fno-gnu-unique", "-w", "-DEMULATED"]
+            subprocess.run([*command, *defines, str(unit), "-o", str(library)], check=True)
+            _LIBRARIES[key] = ctypes.CDLL(str(library))
+    return _LIBRARIES[key]
