@@ -33,6 +33,10 @@ def command(
     device: Annotated[
         str, typer.Option(help="auto, cpu, or cuda:0, cuda:1, ... auto is a GPU if one answers.")
     ] = "auto",
+    tf32: Annotated[
+        bool,
+        typer.Option("--tf32", help="On a GPU: tensor cores multiply, factors rounded to 10 bits (TF32)."),
+    ] = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the snapshot in --out, on the text kept there.")
     ] = False,
@@ -86,7 +90,7 @@ def command(
         try:
             chosen = processes.share(lambda: recipes.load(recipe))
             folder = out if out is not None else Path("out") / chosen.name
-            chainer_device = open_device("cpu" if distributed else device)
+            chainer_device = open_device("cpu" if distributed else device, tf32=tf32)
             prepared = processes.share(lambda: prepare(chosen, data, folder, resume=resume, console=console))
             artifact = train(
                 chosen, prepared, folder, device=chainer_device, resume=resume, console=console, processes=processes

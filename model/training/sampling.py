@@ -40,12 +40,14 @@ class CandidateSampler:
         sampled = np.searchsorted(self._cumulative, at, side="right").clip(max=len(self._cumulative) - 1)
         return np.union1d(sampled, targets).astype(np.int32)
 
-    def loss(self, h: Any, W: Any, b: Any, t: Any, random: np.random.Generator) -> Any:
-        """As `linear_softmax_cross_entropy(h, W, b, t)`, in nats over the candidates: an estimate for training only."""
+    def loss(self, h: Any, W: Any, b: Any, t: NDArray[np.integer[Any]], random: np.random.Generator) -> Any:
+        """As `linear_softmax_cross_entropy(h, W, b, t)`, in nats over the candidates: an estimate for training only.
+
+        t (N,) is a NumPy array wherever the others are: the candidates are drawn on the host.
+        """
         device = chainer.backend.get_device_from_array(h.array)
-        targets = chainer.backends.cuda.to_cpu(t)
-        candidates = self.draw(targets, random)
-        places = np.searchsorted(candidates, targets).astype(np.int32)
+        candidates = self.draw(t, random)
+        places = np.searchsorted(candidates, t).astype(np.int32)
         correction = device.send(self._log_inclusion[candidates])
         chosen = device.send(candidates)
         return linear_softmax_cross_entropy(

@@ -17,6 +17,7 @@ from rich.console import Console
 
 from model.artifact import Artifact, ArtifactError
 from model.compat import chainer
+from model.cuda.device import cupy_device
 from model.devices import cuda_device_count
 from model.networks import NextWordNetwork, build
 from model.training import snapshot
@@ -33,18 +34,26 @@ from model.training.validation import validate
 
 #: Entries of the log (and points of the plots) in a whole training.
 _LOG_ENTRIES = 200
+#: cuRAND's number of the generator Philox 4x32-10 (Salmon et al. 2011).
+_PHILOX = 161
 
 
 class TrainingError(RuntimeError):
     """A training that cannot start or go on; one line that says why, and what was kept."""
 
 
-def open_device(name: str) -> Any:
-    """The Chainer device for "auto", "cpu" or "cuda:N". Raises TrainingError for a device that does not answer."""
+def open_device(name: str, *, tf32: bool = False) -> Any:
+    """The Chainer device for "auto", "cpu" or "cuda:N".
+
+    tf32: whether the factors of a CUDA device's matrix products are rounded to 10 bits. Raises TrainingError for a
+    device that does not answer, or that does not round.
+    """
     count = cuda_device_count()
     if name == "auto":
         name = "cuda:0" if count else "cpu"
     if name == "cpu":
+        if tf32:
+            raise TrainingError("--tf32 is for a CUDA device, and the training would run on the cpu: leave it out")
         return chainer.get_device("@numpy")
     kind, _, index = name.partition(":")
     if kind != "cuda" or not index.isdecimal():
@@ -56,6 +65,9 @@ def open_device(name: str) -> Any:
         )
     device = chainer.get_device(f"@cupy:{int(index)}")
     device.use()
+    cupy_device(int(index)).tf32 = tf32
+    # Reseeded at each update, for which CuPy's default generator takes long: its state is far larger.
+    device.xp.random.set_random_state(device.xp.random.RandomState(method=_PHILOX))
     return device
 
 

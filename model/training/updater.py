@@ -13,6 +13,9 @@ from model.training.batches import ParallelSequentialIterator
 from model.training.processes import Processes
 from model.training.sampling import CandidateSampler
 
+#: Updates between two looks at whether all is finite. On a CPU nobody waits for a look.
+LOOKS = {"cpu": 1, "cuda": 16}
+
 
 class DivergedError(RuntimeError):
     """The loss, the gradient or the network is not finite any more; the message says which, and when."""
@@ -47,7 +50,8 @@ class TruncatedBPTTUpdater(chainer.training.updaters.StandardUpdater):
 
     The random numbers of an update depend on the seed and the iteration alone, so that a run resumed from a snapshot
     draws the same dropout masks. The recurrent state is part of the snapshot. An update raises DivergedError when its
-    loss or gradient is not finite; the network is then spoilt, and the last snapshot is not.
+    loss or gradient, or one of the few before it that were not looked at, is not finite; the network is then spoilt,
+    and the last snapshot is not.
 
     With several `processes` each draws for itself, the loss reported is the mean, and a snapshot holds the states of
     all streams: the training can go on in another number of processes.
@@ -64,14 +68,20 @@ class TruncatedBPTTUpdater(chainer.training.updaters.StandardUpdater):
         sampled_until: int = 0,
         device: Any,
         processes: Processes | None = None,
+        looks: int | None = None,
     ) -> None:
-        """The first `sampled_until` updates take their loss over `sampler`'s candidates, the others over all words."""
+        """The first `sampled_until` updates take their loss over `sampler`'s candidates, the others over all words.
+
+        looks: updates between two looks at whether all is finite, `LOOKS` of the device if None.
+        """
         super().__init__(iterator, optimizer, device=device)
         self._clipping = clipping
         self._seed = seed
         self._sampler = sampler
         self._sampled_until = sampled_until
         self._processes = processes or Processes()
+        self._looks = looks or LOOKS["cpu" if device.xp is np else "cuda"]
+        self._seen: Any = 0.0  # stays finite as long as all that is added to it is
         network: NextWordNetwork = optimizer.target
         network.state = network.zero_state(iterator.batch_size)
 
@@ -81,21 +91,22 @@ class TruncatedBPTTUpdater(chainer.training.updaters.StandardUpdater):
         network: NextWordNetwork = optimizer.target
         random = np.random.default_rng((self._seed, self.iteration, self._processes.rank))
         network.xp.random.seed(random.integers(2**32))
-        words, targets = (self.device.send(np.ascontiguousarray(array)) for array in next(iterator))
+        words, targets = map(np.ascontiguousarray, next(iterator))
 
-        hidden = network(words)
+        hidden = network(self.device.send(words))
         hidden = chainer.functions.reshape(hidden, (-1, hidden.shape[-1]))
         W, b = network.output_parameters()
         if self._sampler is not None and self.iteration < self._sampled_until:
             loss = self._sampler.loss(hidden, W, b, targets.ravel(), random)
         else:
-            loss = linear_softmax_cross_entropy(hidden, W, b, targets.ravel())
+            loss = linear_softmax_cross_entropy(hidden, W, b, self.device.send(targets.ravel()))
         network.cleargrads()
         loss.backward()
         loss.unchain_backward()
         optimizer.update()
-        # One look for both, when everything is under way: on a GPU it waits for the device.
-        if not network.xp.isfinite(loss.array + self._clipping.norm):
+        # One look for both, and for those since the last one: on a GPU a look waits until all that is queued is done.
+        self._seen = self._seen + loss.array + self._clipping.norm
+        if self.iteration % self._looks == 0 and not network.xp.isfinite(self._seen):
             raise DivergedError(
                 f"the loss is {float(loss.array)} and the gradient's norm {float(self._clipping.norm)} at iteration "
                 f"{self.iteration}"

@@ -201,3 +201,18 @@ def test_the_recurrent_state_is_saved_and_restored() -> None:
     restored.updater.serialize(chainer.serializers.NpzDeserializer(saved))
     assert [restored.update()["main/loss"] for _ in range(4)] == going_on
     assert restored.updater.iteration == 5
+
+
+def test_what_was_not_finite_between_two_looks_is_seen_at_the_next() -> None:
+    training = Training(network_of(NETWORKS[0]), looks=3)
+    with np.errstate(all="ignore"):
+        training.update()
+        embedding = training.updater.get_optimizer("main").target.embed.W.array
+        kept = embedding.copy()
+        embedding[...] = np.inf
+        training.update()
+        embedding[...] = kept  # what it was is over, and must be told nevertheless
+        training.updater.get_optimizer("main").target.reset_state()
+        training.update()
+        with pytest.raises(DivergedError, match="at iteration 3"):
+            training.update()
