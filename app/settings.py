@@ -13,8 +13,10 @@ from app.sessions import WORDS_KEPT
 from model.runtimes import RUNTIMES
 
 ENV_PREFIX = "NEXTWORD_"
+#: Where containers find secrets, a file each: nextword_session_key, nextword_store_password, and so on.
+SECRETS_DIRECTORY = Path("/run/secrets")
 #: Never shown, not even when they are wrong.
-SECRETS = {"session_key", "api_keys", "store"}
+SECRETS = {"session_key", "api_keys", "store", "store_password"}
 SHIPPED_MODEL = Path(model.__file__).parent / "pretrained" / "english"
 
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -23,7 +25,7 @@ MetricsAccess = Literal["open", "keyed", "off"]
 
 
 class Settings(BaseSettings):
-    """Flags come before environment variables, those before the defaults."""
+    """Flags come before environment variables, those before files of secrets, those before the defaults."""
 
     model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, extra="forbid", frozen=True)
 
@@ -40,6 +42,9 @@ class Settings(BaseSettings):
     store: str = Field(
         default="memory",
         description="Where sessions live: memory, sqlite:PATH, or redis://... (rediss://... for TLS) for replicas.",
+    )
+    store_password: SecretStr | None = Field(
+        default=None, min_length=1, description="Password of the redis store, where --store does not hold it."
     )
     snapshot: Path | None = Field(
         default=None,
@@ -165,13 +170,17 @@ class SettingsError(ValueError):
 
 
 def load(**given: object) -> Settings:
-    """The settings, `given` ones before those of the environment.
+    """The settings: `given` ones before those of the environment, those before files in `SECRETS_DIRECTORY`.
 
     Raises:
-        SettingsError: one is of the wrong type or out of bounds.
+        SettingsError: one is of the wrong type or out of bounds, or a secret cannot be read.
     """
+    secrets = SECRETS_DIRECTORY if SECRETS_DIRECTORY.is_dir() else None
     try:
-        return Settings(**given)  # type: ignore[arg-type]
+        return Settings(_secrets_dir=secrets, **given)  # type: ignore[arg-type, call-arg]
+    except OSError as error:
+        reason = f"{error.filename}: {error.strerror}"
+        raise SettingsError(f"cannot read the secret {reason}; the user that serves must be able to") from None
     except ValidationError as error:
         lines = []
         for item in error.errors(include_url=False, include_context=False):

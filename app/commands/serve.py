@@ -49,6 +49,7 @@ def command(
     runtime: Annotated[str | None, _option("runtime")] = None,
     threads: Annotated[int | None, _option("threads")] = None,
     store: Annotated[str | None, _option("store")] = None,
+    store_password: Annotated[str | None, _option("store_password")] = None,
     snapshot: Annotated[Path | None, _option("snapshot")] = None,
     max_sessions: Annotated[int | None, _option("max_sessions")] = None,
     session_ttl_seconds: Annotated[float | None, _option("session_ttl_seconds")] = None,
@@ -77,8 +78,9 @@ def command(
     """Serve a model over HTTP.
 
     The model is loaded once; each session's state is kept, so that a request continues where the one before ended.
-    Every option can be given as an environment variable, too; the option wins. Traces go where OpenTelemetry's own
-    variables say (OTEL_EXPORTER_OTLP_ENDPOINT and so on; they need nextword[otel]).
+    Every option can be given as an environment variable, too; the option wins. What is in neither is read from
+    /run/secrets/nextword_OPTION if there is such a file, as containers are given secrets. Traces go where
+    OpenTelemetry's own variables say (OTEL_EXPORTER_OTLP_ENDPOINT and so on; they need nextword[otel]).
 
     Try: nextword serve --port 9000, then open http://127.0.0.1:9000 or
     curl -d '{"text": "The weather is"}' http://127.0.0.1:9000/v1/predict
@@ -96,6 +98,8 @@ def serve(settings: Settings) -> None:
 
     Exits with 2 if it cannot start, with 1 if it was stopped at once.
     """
+    # Process 1 of a container is ended by no signal that it has no handler for; uvicorn's come with the event loop.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     # Imported here, so that `nextword serve --help` and a wrong setting are answered at once.
     from app import logs, spans
     from app.main import create_app

@@ -65,4 +65,5 @@ def choose(
         return BackedStore(file, codec, hot, free), file.session_key if given is None else key
     from app.stores.redis import RedisBackend
 
-    return BackedStore(RedisBackend(settings.store, clock=clock), codec, hot, free), key
+    password = None if settings.store_password is None else settings.store_password.get_secret_value()
+    return BackedStore(RedisBackend(settings.store, password=password, clock=clock), codec, hot, free), key

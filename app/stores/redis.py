@@ -73,7 +73,8 @@ class _Order:
 class RedisBackend:
     """A `Backend` in the server at `url` (redis:// or rediss://, with user and password if it wants them).
 
-    `clock` gives seconds since 1970. Sessions expire in the server; how many it may hold is its own setting.
+    `password` is used where the URL has none. `clock` gives seconds since 1970. Sessions expire in the server; how many
+    it may hold is its own setting.
 
     Raises:
         StoreRefusedError: the URL cannot be understood. A server that does not answer is no reason: it may come yet.
@@ -82,7 +83,7 @@ class RedisBackend:
     evictions = 0
     count: int | None = None
 
-    def __init__(self, url: str, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, url: str, *, password: str | None = None, clock: Callable[[], float] = time.time) -> None:
         self.away: str | None = AWAY
         self._clock = clock
         self._gathered: list[_Order] = []
@@ -95,6 +96,7 @@ class RedisBackend:
         try:
             self._pool: ConnectionPool = ConnectionPool.from_url(
                 url,
+                password=password,
                 socket_timeout=None,  # one limit for the whole exchange is set below
                 socket_connect_timeout=TIMEOUT_SECONDS,
                 retry=Retry(NoBackoff(), 0),  # what was sent twice is told apart here

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import pytest
 
+import app.settings
 from app.commands.serve import command
 from app.settings import ENV_PREFIX, Settings, SettingsError, load
 
@@ -53,6 +57,30 @@ def test_secret_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "too short" not in str(caught.value)
     monkeypatch.setenv("NEXTWORD_SESSION_KEY", "long enough to be a key")
     assert "long enough" not in repr(load())
+
+
+def test_secrets_are_read_from_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app.settings, "SECRETS_DIRECTORY", tmp_path / "none")
+    assert load().session_key is None
+    monkeypatch.setattr(app.settings, "SECRETS_DIRECTORY", tmp_path)
+    (tmp_path / "nextword_session_key").write_text("a key that comes from a file\n")
+    (tmp_path / "somebody_elses").write_text("anything")
+    key = load().session_key
+    assert key is not None
+    assert key.get_secret_value() == "a key that comes from a file"
+    monkeypatch.setenv("NEXTWORD_SESSION_KEY", "a key that comes before that")
+    key = load().session_key
+    assert key is not None
+    assert key.get_secret_value() == "a key that comes before that"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read every file; tests/containers tries it")
+def test_secret_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app.settings, "SECRETS_DIRECTORY", tmp_path)
+    file = tmp_path / "nextword_session_key"
+    file.touch(0)
+    with pytest.raises(SettingsError, match=f"{file}: Permission denied"):
+        load()
 
 
 def test_unknown_setting_is_refused() -> None:

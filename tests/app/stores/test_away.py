@@ -114,6 +114,8 @@ async def test_redis_with_a_password(tmp_path: Path) -> None:
         async with running(store=f"redis://:another@{address}", session_key=KEY) as it:
             await refuses(it, text="the cat")
             await ready(it, 503)
+        async with running(store=f"redis://{address}", store_password="the word", session_key=KEY) as it:  # noqa: S106
+            assert (await it.ok(text="the cat"))["position"] == 2
 
 
 async def test_sqlite_file_that_somebody_else_has_locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
