@@ -19,6 +19,8 @@ from model.shapes import state_tensors
 if TYPE_CHECKING:
     from model.artifact import Artifact
 
+# It would keep a data base of what it does in the home directory, and send that to its makers.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 try:
     import onnxruntime
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -426,6 +428,16 @@ def test_threads_are_one_or_more(threads: int) -> None:
 def test_it_starts_without_chainer() -> None:
     code = "import sys, model.runtimes.cpu; sys.exit('chainer' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_nothing_is_kept_to_be_sent_away(tmp_path: Path) -> None:
+    code = (
+        "import model.runtimes.cpu, tests.model.test_cpu_runtime as t;"
+        "model.runtimes.cpu.CpuRuntime(t.artifact('lstm'), quantised=True)"
+    )
+    plain = {name: value for name, value in os.environ.items() if not name.startswith(("ORT_", "XDG_"))}
+    subprocess.run([sys.executable, "-c", code], env=plain | {"HOME": str(tmp_path)}, check=True)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("package", ["onnx", "onnxruntime"])
