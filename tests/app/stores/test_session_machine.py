@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import anyio
 import httpx2
@@ -29,6 +28,8 @@ from hypothesis.stateful import (
 from app.sessions import SessionIds
 from tests.app.conftest import Running, leaked, running
 from tests.app.fake_runtime import WORDS, Oracle
+from tests.app.redis_server import RedisServer
+from tests.app.stores.conftest import place
 
 #: Histories of each store; more find more (`NEXTWORD_TEST_EXAMPLES=200`).
 EXAMPLES = int(os.environ.get("NEXTWORD_TEST_EXAMPLES", "5"))
@@ -146,13 +147,13 @@ class Sessions(RuleBasedStateMachine):
         self.stands(reply, session.words)
 
     @precondition(lambda self: any(session.last for session in self.sessions.values()))
-    @rule(place=a_place)
-    def retry(self, place: int) -> None:
+    @rule(place=a_place, scores=st.booleans())
+    def retry(self, place: int, scores: bool) -> None:
         asked = [(id, session) for id, session in self.sessions.items() if session.last]
         id, session = asked[place % len(asked)]
         words = session.words[-session.last :]
         position = len(session.words) - len(words)
-        body = {"session_id": id, "words": list(words), "position": position}
+        body = {"session_id": id, "words": list(words), "position": position, "scores": scores}
         self.stands(self.post("/v1/predict", 200, top_k=len(WORDS), include_unknown=True, **body), session.words)
         self.used(session)
 
@@ -167,6 +168,9 @@ class Sessions(RuleBasedStateMachine):
             # One word more than came after that position, so it cannot be a repetition.
             longer = {"session_id": id, "words": [*session.words[count - further :], word], "position": count - further}
             assert self.post("/v1/predict", 409, **longer)["position"] == count
+            # Nothing is no repetition of something.
+            nothing = {"session_id": id, "position": count - further}
+            assert self.post("/v1/predict", 409, **nothing)["position"] == count
         assert self.post(f"/v1/sessions/{id}/rewind", 409, position=count + further)["position"] == count
         assert self.post(f"/v1/sessions/{id}/fork", 409, position=count + further)["position"] == count
 
@@ -247,11 +251,12 @@ class Sessions(RuleBasedStateMachine):
         del self.sessions[id]
         self.gone.append(id)
 
-    @precondition(lambda self: self.live.expiring)
-    @rule(seconds=st.sampled_from([1, 600, 1799, 1800]), sweep=st.booleans())
+    @rule(seconds=st.sampled_from([20, 600, 1780, 1800]), sweep=st.booleans())
     def wait(self, seconds: int, sweep: bool) -> None:
         service = self.live.service
         service.clock.now += seconds
+        if self.live.redis is not None:
+            self.live.redis.let_pass(seconds)
         over = [id for id, session in self.sessions.items() if session.expires <= self.now]
         if sweep:
             self.live.do(lambda: service.service.store.expire(self.now))
@@ -285,6 +290,12 @@ class Sessions(RuleBasedStateMachine):
         runtime.gate.set()
         await service.in_flight(0)
 
+    @precondition(lambda self: self.live.lasting)
+    @rule()
+    def restart(self) -> None:
+        self.live.do(self.nothing_leaked)
+        self.live.restart()
+
     @precondition(lambda self: self.gone)
     @rule(place=a_place)
     def ask_for_one_that_is_gone(self, place: int) -> None:
@@ -315,42 +326,64 @@ class Sessions(RuleBasedStateMachine):
 
     async def settled(self) -> None:
         service = self.live.service.service
-        if self.live.expiring:
-            while await service.store.expire(self.now):
-                pass
-            assert len(service.store) == 0
+        while await service.store.expire(self.now):
+            pass
+        assert len(service.store) == 0
+        await self.nothing_leaked()
+
+    async def nothing_leaked(self) -> None:
+        service = self.live.service.service
         with anyio.move_on_after(5):  # what clients that left had begun is let go of by the engine
             while leaked(service):
                 await asyncio.sleep(0)
         assert leaked(service) is None
 
 
-@dataclass
 class Live:
-    """A service in an event loop that runs while it is asked something."""
+    """A service with these settings, in an event loop that runs while it is asked something; until the `with` is over.
+
+    `redis` is the server that its sessions are in, which goes by a clock of its own.
+    """
 
     service: Running
-    runner: asyncio.Runner
-    bound: int  # how many words a session remembers
-    expiring: bool  # whether the store goes by the fake clock
+
+    def __init__(self, redis: RedisServer | None = None, **options: Any) -> None:
+        self.redis = redis
+        self.lasting = options.get("store") != "memory"
+        self._options = options
+        self._runner = asyncio.Runner()
+
+    @property
+    def bound(self) -> int:
+        """How many words a session remembers."""
+        return self.service.service.settings.max_session_words
 
     def do(self, work: Callable[[], Awaitable[T]]) -> T:
         async def run() -> T:
             return await work()
 
-        return self.runner.run(run())
+        return self._runner.run(run())
 
+    def restart(self) -> None:
+        now = self.service.clock.now
+        self._stop()
+        self._start()
+        self.service.clock.now = now
 
-@contextmanager
-def live(*, expiring: bool = True, **options: Any) -> Iterator[Live]:
-    """A service with these settings."""
-    with asyncio.Runner() as runner:
-        context = running(**options)
-        service = runner.run(context.__aenter__())
-        try:
-            yield Live(service, runner, service.service.settings.max_session_words, expiring)
-        finally:
-            runner.run(context.__aexit__(None, None, None))
+    def _start(self) -> None:
+        self._context = running(**self._options)
+        self.service = self.do(self._context.__aenter__)
+
+    def _stop(self) -> None:
+        self.do(lambda: self._context.__aexit__(None, None, None))
+
+    def __enter__(self) -> Self:
+        self._start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop()
+        self._runner.close()
 
 
 def run_machine(it: Live) -> None:
@@ -368,16 +401,11 @@ def run_machine(it: Live) -> None:
     )
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        pytest.param({}, id="usual"),
-        pytest.param({"max_session_words": 16, "history_bytes": 100}, id="forgetful"),
-        pytest.param({"store": "sqlite:"}, id="sqlite"),
-    ],
-)
-def test_sessions_are_their_words(options: dict[str, Any], tmp_path: Path) -> None:
-    if options.get("store") == "sqlite:":
-        options = {**options, "store": f"sqlite:{tmp_path / 'sessions'}"}
-    with live(**options) as it:
+@pytest.mark.parametrize("forgetful", [False, True], ids=["usual", "forgetful"])
+@pytest.mark.parametrize("kind", ["memory", "snapshot", "sqlite", "redis"])
+def test_sessions_are_their_words(kind: str, forgetful: bool, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    """Forgetful: with few words remembered and hardly a state kept, most has to be computed anew, or be refused."""
+    redis = request.getfixturevalue("shared_redis") if kind == "redis" else None
+    options = {"max_session_words": 16, "history_bytes": 100} if forgetful else {}
+    with Live(redis, **place(kind, tmp_path, request), **options) as it:
         run_machine(it)
