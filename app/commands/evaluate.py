@@ -125,7 +125,7 @@ def _print(measured: Evaluation, console: Console) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    from model.reports import tables
+    from model import tables
 
     together = measured.together
     speed = together.words / measured.seconds

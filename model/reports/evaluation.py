@@ -10,8 +10,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from model import tables
 from model.measurement import ALL, BINS, RECALL_AT, Calibration, Evaluation, Measurement
-from model.reports import page, tables
+from model.reports import page
 from model.tokenizer import Tokenizer
 
 NAME = "evaluation.html"

@@ -8,15 +8,10 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 
-from model.training.folder import replacing
+from matplotlib import rc_context
+from matplotlib.figure import Figure
 
-try:
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
-except ModuleNotFoundError as error:
-    raise ModuleNotFoundError(
-        "matplotlib is not installed: it draws the plots of a report. pip install 'nextword[train]'", name=error.name
-    ) from error
+from model.training.folder import replacing
 
 _STYLE = """
 :root { color-scheme: light dark; font: 16px/1.5 system-ui, sans-serif; }

@@ -13,15 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from model.compat import chainer
-from model.training.folder import LOG, LOSS_PLOT, PERPLEXITY_PLOT, replacing
-
-try:  # a training of hours must not end at its first plot
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
-except ModuleNotFoundError as error:
-    raise ModuleNotFoundError(
-        "matplotlib is not installed: it draws the plots of a training. pip install 'nextword[train]'", name=error.name
-    ) from error
+from model.training.folder import LOG, replacing
 
 #: Between two redraws of the bar, in seconds; where there is no terminal, between two lines.
 _REDRAW_SECONDS = 0.5
@@ -91,31 +83,3 @@ def write_log(log: list[dict[str, Any]], out: Path) -> None:
     """Replace `out/log` by the entries of Chainer's LogReport, as JSON. Raises OSError, with the old file untouched."""
     with replacing(out / LOG) as file:
         file.write(json.dumps(log, indent=4).encode())
-
-
-def plot(log: list[dict[str, Any]], out: Path) -> None:
-    """Draw `loss.png` and `perplexity.png` in `out` from the entries of Chainer's LogReport.
-
-    Raises OSError, with the old plots untouched.
-    """
-    for name, label, of in (
-        (LOSS_PLOT, "loss (nats a word)", lambda loss: loss),
-        (PERPLEXITY_PLOT, "perplexity", lambda loss: perplexity(loss) if loss < 100 else math.nan),  # nan: a gap
-    ):
-        figure = Figure(figsize=(7, 4.5))
-        axes = figure.add_axes((0.12, 0.12, 0.85, 0.84))  # a layout engine takes longer than all the drawing
-        for key, of_what in (("main/loss", "training"), ("validation/loss", "validation")):
-            points = [(entry["epoch_detail"], of(entry[key])) for entry in log if key in entry]
-            if points:
-                axes.plot(*zip(*points, strict=True), label=of_what, marker="." if of_what == "validation" else None)
-        axes.set_xlabel("epoch")
-        axes.set_ylabel(label)
-        if name == PERPLEXITY_PLOT:
-            axes.set_yscale("log")
-            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
-            axes.yaxis.set_minor_formatter(NullFormatter())
-        axes.grid(alpha=0.3)
-        axes.legend()
-        with replacing(out / name) as file:
-            figure.savefig(file, dpi=120, format="png")

@@ -20,19 +20,20 @@ from model.compat import chainer
 from model.cuda.device import cupy_device
 from model.devices import cuda_device_count
 from model.networks import NextWordNetwork, build
+from model.reports import training as report
 from model.training import snapshot
 from model.training.batches import ParallelSequentialIterator
 from model.training.data import TrainingData
 from model.training.folder import MODEL, SNAPSHOT
 from model.training.processes import GradientAveraging, Processes
-from model.training.progress import ProgressBar, perplexity, plot, write_log
+from model.training.progress import ProgressBar, perplexity, write_log
 from model.training.recipe import Recipe, Training
 from model.training.sampling import CandidateSampler
 from model.training.schedule import learning_rate
 from model.training.updater import DivergedError, GradientClipping, TruncatedBPTTUpdater
 from model.training.validation import validate
 
-#: Entries of the log (and points of the plots) in a whole training.
+#: Entries of the log (and points of the curves) in a whole training.
 _LOG_ENTRIES = 200
 #: cuRAND's number of the generator Philox 4x32-10 (Salmon et al. 2011).
 _PHILOX = 161
@@ -85,11 +86,8 @@ def train(
     """Train and write `out/model`; returns it, or None when it was interrupted (a snapshot is then in `out`).
 
     With `resume` goes on from `out/snapshot.npz`, or from the start where none was saved yet. Leaves there the
-    snapshot, Chainer's `log`, `loss.png` and `perplexity.png`, redrawn at each validation. Raises TrainingError, and
-    ValueError for a text that is too short for the recipe.
-
-    Of several `processes` the streams of the recipe's batch are divided among all, and only the first one reads and
-    writes in `out` and says anything; all have to be given the same recipe and data. What it gives back, all do.
+    snapshot, Chainer's `log`, and `training.html`, `loss.png` and `perplexity.png`, redrawn at each validation. Raises
+    TrainingError, and ValueError for a text that is too short for the recipe.
     """
     processes = processes or Processes()
     settings = recipe.training
@@ -129,7 +127,7 @@ def train(
         # freely.
         trainer.extend(_LearningRate(settings, total), trigger=_At(1, total))
         trainer.extend(_Snapshot(snapshot_seconds, processes), trigger=_At(1, total))
-        log = _look_on(trainer, data, settings, total, console) if processes.first else None
+        log = _look_on(trainer, data, recipe, total, console) if processes.first else None
         try:
             if processes.share(lambda: resume and (out / SNAPSHOT).exists()):
                 snapshot.load(out / SNAPSHOT, trainer, processes)
@@ -178,10 +176,11 @@ def _sampler(data: TrainingData, settings: Training, streams: int) -> CandidateS
     return CandidateSampler(counts, settings.candidates, streams * settings.window)
 
 
-def _look_on(trainer: Any, data: TrainingData, settings: Training, total: int, console: Console) -> Any:
+def _look_on(trainer: Any, data: TrainingData, recipe: Recipe, total: int, console: Console) -> Any:
     """Give the trainer what measures, logs, draws and tells; returns the LogReport. The first to run stand first."""
     network: NextWordNetwork = trainer.updater.get_optimizer("main").target
     iterator: ParallelSequentialIterator = trainer.updater.get_iterator("main")
+    settings, title = recipe.training, f"Training {recipe.name}"
     validation_interval = -(-total // settings.validations)
     always = _At(1, total)
     at_validation = _At(validation_interval, total)
@@ -201,8 +200,8 @@ def _look_on(trainer: Any, data: TrainingData, settings: Training, total: int, c
         priority=log.priority - 5,
     )
     trainer.extend(
-        lambda trainer: plot(log.log, Path(trainer.out)),
-        name="plot",
+        lambda trainer: report.write(log.log, title, Path(trainer.out)),
+        name="report",
         trigger=at_validation,
         priority=log.priority - 10,
     )

@@ -40,6 +40,7 @@ def test_the_simple_sequence_is_learnt_to_the_last_word(tmp_path: Path, monkeypa
     out = Path("out/simple-sequence")
     assert sorted(path.name for path in out.iterdir()) == [
         "data.npz", "log", "loss.png", "model", "perplexity.png", "recipe.json", "snapshot.npz", "tokenizer.json",
+            "training.html",
     ]  # fmt: skip
     log = json.loads((out / "log").read_text())
     assert log[-1]["validation/accuracy"] == 1.0
@@ -168,7 +169,7 @@ def test_a_second_interruption_is_at_once(small: list[object], tmp_path: Path) -
     ("package", "message"),
     [
         ("chainer", "Chainer is not installed: it trains models and runs the reference runtime."),
-        ("matplotlib", "matplotlib is not installed: it draws the plots of a training."),
+        ("matplotlib", "matplotlib is not installed: it draws the plots."),
     ],
 )
 def test_a_package_that_is_missing_names_the_extra(package: str, message: str, tmp_path: Path) -> None:

@@ -232,7 +232,8 @@ def test_a_perplexity_beyond_all_numbers_is_left_out_of_the_model(
     assert "not measured" in artifact.card
 
 
-#: What there is no room for, and the size up to which there is: the snapshot is the largest file, the log the smallest.
+#: What there is no room for, and the size up to which there is: no other file that a training writes so early is larger
+#: than the one meant.
 FULL = {"snapshot": 60_000, "plots": 15_000, "log": 500}
 LARGE = {"kind": "lstm_stack", "embedding_size": 40, "hidden_sizes": [40]}
 
