@@ -13,7 +13,7 @@ from tests.benchmarks import report
 from tests.benchmarks.harness import BenchmarkError
 
 #: What `all` measures, in this order.
-ALL = ("engine", "http", "stores", "memory", "start")
+ALL = ("engine", "http", "stores", "replicas", "memory", "start")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -54,6 +54,11 @@ def _benchmarks(options: argparse.Namespace, command: str) -> dict[str, Callable
 
         return stores.run(command, quick=options.quick, model=options.model)
 
+    def replicas() -> str:
+        from tests.benchmarks import replicas
+
+        return replicas.run(command, quick=options.quick, model=options.model)
+
     def memory() -> str:
         from tests.benchmarks import memory
 
@@ -75,6 +80,7 @@ def _benchmarks(options: argparse.Namespace, command: str) -> dict[str, Callable
         "engine": engine,
         "http": http,
         "stores": stores,
+        "replicas": replicas,
         "memory": memory,
         "start": start,
         "agreement": agreement,

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent.parent
 FILE = ROOT / "BENCHMARKS.md"
 
 #: In this order, whichever was measured first.
-SECTIONS = ("engine", "http", "stores", "memory", "start", "agreement")
+SECTIONS = ("engine", "http", "stores", "replicas", "memory", "start", "agreement")
 
 PREFACE = """\
 # Benchmarks
