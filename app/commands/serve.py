@@ -172,6 +172,7 @@ def _run(app: Any, settings: Settings, listener: socket.socket) -> tuple[BaseExc
     """What the model could not be run for, and whether a second signal ended it all before it was done."""
     import uvicorn
 
+    from app.connection import Connection
     from app.scheduler import Scheduler, Status
 
     scheduler: Scheduler = app.state.service.scheduler
@@ -208,6 +209,7 @@ def _run(app: Any, settings: Settings, listener: socket.socket) -> tuple[BaseExc
     server = Server(
         uvicorn.Config(
             app,
+            http=Connection,
             log_config=None,
             access_log=False,
             # Nobody here asks where a request came from, so nobody need believe what its headers say about that.

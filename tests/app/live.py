@@ -11,6 +11,7 @@ from typing import Any
 
 import uvicorn
 
+from app.connection import Connection
 from app.main import create_app
 from app.service import Service
 from app.settings import Settings
@@ -75,7 +76,9 @@ def live(runtime: Runtime | None = None, model: Artifact | None = None, **settin
                 ready.set()
             return await super().on_tick(counter)
 
-    server = Server(uvicorn.Config(app, log_config=None, lifespan="on", ws="none", timeout_graceful_shutdown=5))
+    server = Server(
+        uvicorn.Config(app, http=Connection, log_config=None, lifespan="on", ws="none", timeout_graceful_shutdown=5)
+    )
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()

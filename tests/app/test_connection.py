@@ -1,0 +1,134 @@
+"""The head of a reply leaves with its body, and no head stays behind."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+from starlette.types import Receive, Scope, Send
+from uvicorn import Config
+from uvicorn.server import ServerState
+
+from app.connection import Connection
+
+pytestmark = pytest.mark.anyio
+
+GET = b"GET / HTTP/1.1\r\nHost: here\r\n\r\n"
+
+
+class Recorded(asyncio.Transport):
+    """Notes what is handed over to the event loop, call by call."""
+
+    def __init__(self, transport: asyncio.Transport, calls: list[bytes]) -> None:
+        super().__init__()
+        self._transport = transport
+        self._calls = calls
+        for name in ("get_extra_info", "is_closing", "close", "pause_reading", "resume_reading"):
+            setattr(self, name, getattr(transport, name))
+
+    def write(self, data: bytes) -> None:  # type: ignore[override]
+        self._calls.append(data)
+        self._transport.write(data)
+
+    def writelines(self, data: tuple[bytes, ...]) -> None:  # type: ignore[override]
+        self._calls.append(b"".join(data))
+        self._transport.writelines(data)
+
+
+@asynccontextmanager
+async def connected(
+    app: Callable[[Scope, Receive, Send], object],
+) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter, list[bytes]]]:
+    """A client of `app`, and what the server writes."""
+    calls: list[bytes] = []
+
+    class Watched(Connection):
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            super().connection_made(Recorded(transport, calls))
+
+    config = Config(app, log_config=None, lifespan="off", ws="none")
+    config.load()
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(lambda: Watched(config, ServerState(), {}), "127.0.0.1", 0)
+    reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+    try:
+        async with asyncio.timeout(20):
+            yield reader, writer, calls
+    finally:
+        writer.close()
+        server.close()
+
+
+def replying(*parts: bytes, length: int | None = None, status: int = 200) -> Callable[[Scope, Receive, Send], object]:
+    headers = [] if length is None else [(b"content-length", b"%d" % length)]
+
+    async def app(_scope: Scope, _receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        for number, part in enumerate(parts):
+            await send({"type": "http.response.body", "body": part, "more_body": number + 1 < len(parts)})
+
+    return app
+
+
+async def test_a_reply_is_one_piece_again_and_again() -> None:
+    async with connected(replying(b"hello", length=5)) as (reader, writer, calls):
+        expected = b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello"
+        for count in range(1, 4):
+            writer.write(GET)
+            assert await reader.readexactly(len(expected)) == expected
+            assert calls == [expected] * count
+
+
+async def test_requests_sent_ahead_are_answered_in_order() -> None:
+    async with connected(replying(b"hello", length=5)) as (reader, writer, calls):
+        writer.write(GET * 3)
+        for _ in range(3):
+            assert await reader.readuntil(b"hello")
+        assert len(calls) == 3
+
+
+async def test_a_body_in_parts_follows_its_head() -> None:
+    async with connected(replying(b"HTTP/1.1 ", b"\r\ncontent-length: ", b"!", length=28)) as (reader, writer, _):
+        for _ in range(2):
+            writer.write(GET)
+            reply = await reader.readuntil(b"!")
+            assert reply == b"HTTP/1.1 200 OK\r\ncontent-length: 28\r\n\r\nHTTP/1.1 \r\ncontent-length: !"
+
+
+async def test_a_head_without_a_body_does_not_wait_for_one() -> None:
+    for app, request, head in (
+        (replying(b"hello", length=5), GET.replace(b"GET", b"HEAD"), b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n"),
+        (replying(b"", length=0), GET, b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"),
+        (replying(b"", status=204), GET, b"HTTP/1.1 204 No Content\r\n\r\n"),
+    ):
+        async with connected(app) as (reader, writer, _):
+            for _ in range(2):
+                writer.write(request)
+                assert await reader.readexactly(len(head)) == head
+
+
+async def test_the_head_of_a_stream_does_not_wait_for_its_first_part() -> None:
+    go_on = asyncio.Event()
+
+    async def app(_scope: Scope, _receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await go_on.wait()
+        await send({"type": "http.response.body", "body": b"hello"})
+
+    async with connected(app) as (reader, writer, _):
+        writer.write(GET)
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 OK\r\n")
+        go_on.set()
+        assert await reader.readuntil(b"0\r\n\r\n") == b"5\r\nhello\r\n0\r\n\r\n"
+
+
+async def test_what_fails_in_the_middle_is_told_as_far_as_it_came() -> None:
+    async def app(_scope: Scope, _receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"5")]})
+        raise RuntimeError("no body")
+
+    async with connected(app) as (reader, writer, _):
+        writer.write(GET)
+        assert await reader.read() == b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n"
