@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tests.benchmarks import report
 from tests.benchmarks.harness import BenchmarkError
+from tests.benchmarks.soak import SECONDS as SOAK_SECONDS
 
 #: What `all` measures, in this order.
 ALL = ("engine", "http", "stores", "replicas", "memory", "start")
@@ -18,12 +19,15 @@ ALL = ("engine", "http", "stores", "replicas", "memory", "start")
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
-    parser.add_argument("benchmark", choices=[*ALL, "agreement", "all"], help=f"all: {', '.join(ALL)}")
+    parser.add_argument("benchmark", choices=[*ALL, "agreement", "soak", "all"], help=f"all: {', '.join(ALL)}")
     parser.add_argument("--model", type=Path, help="a model directory instead of the one that ships")
     parser.add_argument("--data", type=Path, help="agreement: the text to compare on")
     parser.add_argument("--words", type=int, default=50_000, help="agreement: how many words of it (50000)")
     parser.add_argument("--threads", type=_threads, help="engine: for example 1,2 (1 and all cores, up to 4)")
     parser.add_argument("--sessions", type=int, default=100_000, help="memory: live sessions (100000)")
+    parser.add_argument(
+        "--seconds", type=float, default=SOAK_SECONDS, help="soak: how long (600); a shorter one is not written"
+    )
     parser.add_argument("--million", action="store_true", help="memory: a million live sessions as well; minutes more")
     parser.add_argument("--profile", action="store_true", help="http: where the server's time goes; needs py-spy")
     parser.add_argument("--quick", action="store_true", help="a try of a few seconds a part; nothing is written")
@@ -76,6 +80,12 @@ def _benchmarks(options: argparse.Namespace, command: str) -> dict[str, Callable
         words = min(options.words, 1_000) if options.quick else options.words
         return agreement.run(command, model=options.model, data=options.data, words=words)
 
+    def soak() -> str:
+        from tests.benchmarks import soak
+
+        seconds = min(options.seconds, 20) if options.quick else options.seconds
+        return soak.run(command, model=options.model, seconds=seconds)
+
     return {
         "engine": engine,
         "http": http,
@@ -84,6 +94,7 @@ def _benchmarks(options: argparse.Namespace, command: str) -> dict[str, Callable
         "memory": memory,
         "start": start,
         "agreement": agreement,
+        "soak": soak,
     }
 
 
@@ -97,7 +108,8 @@ def main() -> None:
         except BenchmarkError as error:
             sys.exit(f"{name}: {error}")
         print(section, end="\n\n", flush=True)
-        if not options.quick:
+        is_try = options.quick or (name == "soak" and options.seconds < SOAK_SECONDS)
+        if not is_try:
             report.write(name, section, options.output)
 
 
