@@ -292,7 +292,6 @@ class Service:
             now,
             now + lives,
             lives,
-            lives > usual,
             owner=owner,
             family=os.urandom(FAMILY_BYTES),
         )

@@ -64,7 +64,6 @@ class Session:
     created_at: float
     expires_at: float
     ttl: float
-    long_lived: bool = False  # lives longer unused than sessions do by default
     scores: tuple[array[float], array[int]] | None = None  # of the last request's words, if asked for
     owner: str = ""  # whose key opened it; "" where there are no keys
     generated: bytes = b""  # the mark of the request that the last words were generated for, if they were
@@ -100,7 +99,6 @@ class Session:
             self.created_at,
             now + self.ttl,
             self.ttl,
-            self.long_lived,
             scores,
             self.owner,
             marks=(*self.marks, (self.position, mark))[-MARKS:] if mark else self.marks,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import heapq
+import math
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import fields
@@ -14,12 +16,21 @@ from app.stores.base import ConflictError, StoreFullError
 #: At most so many sessions are cleared away at once, so that the event loop is not held up.
 SWEEP = 500
 
+#: Whether its time is over is looked up at least once in so many seconds of each session.
+LOOK_SECONDS = 3600
 
 _NAMES = tuple(field.name for field in fields(Session))
+_ID = _NAMES.index("id")
 _STATE = _NAMES.index("state")
 _REVISION = _NAMES.index("revision")
+_EXPIRES_AT = _NAMES.index("expires_at")
 _OWNER = _NAMES.index("owner")
+_LOOK = len(_NAMES)  # the second in which it is looked up again
 _fields_of = attrgetter(*_NAMES)
+
+
+def _session(stored: tuple[Any, ...]) -> Session:
+    return Session(*stored[:_LOOK])
 
 
 class MemoryStore:
@@ -34,8 +45,12 @@ class MemoryStore:
         self._free = free
         self._capacity = capacity
         self._in_use = in_use
-        # The fields of a `Session` in a tuple: of millions of those the garbage collector need not look at one.
+        # A `Session`'s fields and _LOOK in a tuple: of millions of those the garbage collector need not look at one.
         self._sessions: OrderedDict[str, tuple[Any, ...]] = OrderedDict()
+        # Who is looked at in which second, and those seconds as a heap. A session that is used stays where it is: that
+        # its time is not over shows when it is looked at. So no use costs anything, and no look goes through them all.
+        self._looks: dict[int, dict[str, None]] = {}
+        self._seconds: list[int] = []
         self._owned: Counter[str] = Counter()
 
     def __len__(self) -> int:
@@ -43,7 +58,7 @@ class MemoryStore:
 
     def __iter__(self) -> Iterator[Session]:
         """The sessions, the one left alone for longest first."""
-        return (Session(*stored) for stored in self._sessions.values())
+        return map(_session, self._sessions.values())
 
     @property
     def away(self) -> str | None:
@@ -70,7 +85,7 @@ class MemoryStore:
 
     async def load(self, session_id: str) -> Session | None:
         stored = self._sessions.get(session_id)
-        return None if stored is None else Session(*stored)
+        return None if stored is None else _session(stored)
 
     async def commit(self, session: Session, expected_revision: int | None) -> None:
         sessions = self._sessions
@@ -80,11 +95,12 @@ class MemoryStore:
         if stored is None:
             if len(sessions) >= self._capacity:
                 self._evict()
-            sessions[session.id] = _fields_of(session)
+            second = self._look_at(session.id, session.expires_at, session.expires_at - session.ttl)
+            sessions[session.id] = (*_fields_of(session), second)
             if session.owner:
                 self._owned[session.owner] += 1
             return
-        sessions[session.id] = _fields_of(session)
+        sessions[session.id] = (*_fields_of(session), stored[_LOOK])
         sessions.move_to_end(session.id)
         if stored[_STATE] != session.state:
             self._free(stored[_STATE])
@@ -97,22 +113,36 @@ class MemoryStore:
         return True
 
     async def expire(self, now: float) -> int:
-        over = []
-        for session in self:
-            if session.expires_at <= now:
-                if not self._in_use(session.id):
-                    over.append(session.id)
-                    if len(over) == SWEEP:
-                        break
-            elif not session.long_lived:
-                # Those after it were used later, and live as long: none of them is over. (One that was to live shorter
-                # is refused from its hour on, and cleared away when its turn comes here.)
-                break
+        over: list[str] = []
+        later: list[tuple[tuple[Any, ...], float]] = []  # whom to look at again, and when
+        while self._seconds and self._seconds[0] <= now and len(over) < SWEEP:
+            looked = self._looks[self._seconds[0]]
+            while looked and len(over) < SWEEP:
+                session_id, _ = looked.popitem()
+                stored = self._sessions[session_id]
+                in_time = stored[_EXPIRES_AT] > now
+                if in_time or self._in_use(session_id):
+                    later.append((stored, stored[_EXPIRES_AT] if in_time else now))
+                else:
+                    over.append(session_id)
+            if not looked:
+                del self._looks[heapq.heappop(self._seconds)]
+        for stored, until in later:
+            self._sessions[stored[_ID]] = (*stored[:_LOOK], self._look_at(stored[_ID], until, now))
         for session_id in over:
-            await self.delete(session_id)
+            self._dropped(self._sessions.pop(session_id))
         if over and not self._sessions:
             self._sessions.clear()  # a dictionary keeps the room that it once needed
         return len(over)
+
+    def _look_at(self, session_id: str, until: float, now: float) -> int:
+        """Have a session looked at when its time may be over; the second."""
+        second = math.ceil(min(until, now + LOOK_SECONDS))
+        if second not in self._looks:
+            self._looks[second] = {}
+            heapq.heappush(self._seconds, second)
+        self._looks[second][session_id] = None
+        return second
 
     def _evict(self) -> None:
         for session_id, stored in self._sessions.items():
@@ -125,6 +155,9 @@ class MemoryStore:
 
     def _dropped(self, stored: tuple[Any, ...]) -> None:
         self._free(stored[_STATE])
+        looked = self._looks.get(stored[_LOOK])
+        if looked is not None:
+            looked.pop(stored[_ID], None)
         owner = stored[_OWNER]
         if owner:
             self._owned[owner] -= 1

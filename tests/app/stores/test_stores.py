@@ -53,7 +53,7 @@ async def test_session_comes_back_as_it_was_stored(every: dict[str, Any]) -> Non
         store = it.service.store
         assert await store.load("a session") is None
         scores = array("f", [-1.5, -2.25]), array("I", [1, 70_000])
-        session = made(it, scores=scores, owner="somebody", long_lived=True)
+        session = made(it, scores=scores, owner="somebody")
         state = state_of(it, session)
         await store.commit(session, None)
         await forget_copies(it)
@@ -138,6 +138,27 @@ async def test_sessions_expire_in_their_hour_but_not_under_their_user(counted: d
         assert await store.expire(now + 4) == 1
         assert (len(store), store.owned("somebody"), it.service.scheduler.states.in_use) == (5, 5, 5)
         assert await store.expire(now + 4) == 0
+
+
+async def test_each_session_is_cleared_away_in_its_own_hour(counted: dict[str, Any]) -> None:
+    async with running(**counted) as it:
+        store, begin = it.service.store, it.clock()
+        lives = {str(seconds): seconds for seconds in (1, 60, 1800, 3600, 3601, 7200, 86_400)}
+        for name, seconds in lives.items():
+            await store.commit(made(it, name, expires_at=begin + seconds, ttl=float(seconds)), None)
+        at, used = 0, None
+        for at in (1, 59, 60, 1000, 1800, 3599, 3600, 3601, 7199, 7200, 10_000, 86_399, 86_400, 86_999, 87_000):
+            if at == 1000:  # one is used, and lives for longer than it was to
+                used = await store.load("86400")
+                assert used is not None
+                await store.commit(replace(used, revision=8, expires_at=begin + 87_000), 7)
+                lives["86400"] = 87_000
+            gone = [name for name, seconds in lives.items() if seconds <= at]
+            for name in gone:
+                del lives[name]
+            assert await store.expire(begin + at) == len(gone)
+            assert sorted(session.id for session in store) == sorted(lives)
+        assert not lives
 
 
 async def test_session_in_use_is_there_beyond_its_hour(every: dict[str, Any], request: pytest.FixtureRequest) -> None:
