@@ -19,9 +19,10 @@ async def fork(service: Service, session_id: str, position: int | None) -> Sessi
     async with service.turn(session_id):
         session = await service.find(session_id)
         position = session.position if position is None else position
-        slot = await service.history.state_at(session, position)
+        slot, cache = await service.history.state_at(session, position)
         new = service.new_session(session.ttl)
-        forked = replace(session.back_at(position, slot, new.created_at), id=new.id, created_at=new.created_at)
+        forked = session.back_at(position, slot, cache, new.created_at)
+        forked = replace(forked, id=new.id, created_at=new.created_at)
         await service.commit(forked, None, slot)
         return forked
 
@@ -37,8 +38,8 @@ async def rewind(service: Service, session_id: str, position: int) -> Session:
         for _ in range(ATTEMPTS):
             session = await service.find(session_id)
             here = position == session.position
-            slot = START if here else await service.history.state_at(session, position)
-            rewound = session.back_at(position, session.state if here else slot, service.clock())
+            slot, cache = (START, session.cache) if here else await service.history.state_at(session, position)
+            rewound = session.back_at(position, session.state if here else slot, cache, service.clock())
             try:
                 await service.commit(rewound, session.revision, slot)
             except ConflictError:

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from app.histogram import PARTS, ROWS, SECONDS, Histogram
 from app.speech import Speech, draw
 from app.states import START, States
-from model import decoding
+from model import decoding, mixture
+from model.adaptation import Cache
 from model.runtimes.base import Floats, Ids, Runtime
 
 #: So many hidden outputs that wait for a score are projected in one product. More would hold up the other sequences
@@ -70,6 +71,7 @@ class Job:
     score_from: int | None = None  # score ids[score_from:], into `scores`
     score_tops: int = 0  # how many of the likeliest words to name beside each score
     speech: Speech | None = None  # what to say after the words given; `ids` are then its `ids`
+    cache: Cache | None = None  # of a sequence that adapts, at `source`; afterwards that of the state in `slot`
 
     # Where it stands.
     cursor: int = 0
@@ -104,6 +106,7 @@ class _Scored:
     index: int
     target: int
     hidden: Floats
+    cache: Cache | None
 
 
 class Engine:
@@ -145,8 +148,8 @@ class Engine:
             ids = np.zeros(batch, dtype=np.int64)
             state = self.runtime.advance(ids, self.states.read([START] * batch))
             width = decoding.candidates(10, self.runtime.vocabulary_size, include_unknown=False)
+            self.runtime.project_words(state[-1], ids[:, np.newaxis], top_k=width)
             self.runtime.project(state[-1], top_k=width, targets=ids)
-            self.runtime.project_words(state[-1], ids[:, None], top_k=width)
             self.runtime.project_subset(state[-1], ids[:1], top_k=1)
         self.runtime.log_probabilities(state[-1][:1])
 
@@ -252,11 +255,15 @@ class Engine:
             raise JobError(f"a word id is outside of the vocabulary of {self.runtime.vocabulary_size} words")
         before = self.states.read([job.at for job in jobs])
         self.states.write([job.slot for job in jobs], self.runtime.advance(ids, before))
+        hidden = before[-1]
         for row, job in enumerate(jobs):
+            id = job.ids[job.cursor]
             # What a job says by itself stands behind the words that are scored.
             if job.score_from is not None and 0 <= job.cursor - job.score_from < len(job.scores.ranks):
-                entry = _Scored(job, job.cursor - job.score_from, job.ids[job.cursor], before[-1][row].copy())
-                self._unscored.append(entry)
+                index = job.cursor - job.score_from
+                self._unscored.append(_Scored(job, index, id, hidden[row].copy(), job.cache))
+            if job.cache is not None:
+                job.cache = job.cache.after(hidden[row], id)
             job.cursor += 1
 
     def _flush_scores(self) -> None:
@@ -269,7 +276,8 @@ class Engine:
         hidden = np.stack([entry.hidden for entry in entries])
         targets = np.array([entry.target for entry in entries], dtype=np.int64)
         width = max(entry.job.score_tops for entry in entries)
-        projection = self.runtime.project(hidden, top_k=width, targets=targets)
+        caches = [entry.cache for entry in entries]
+        projection = mixture.project(self.runtime, hidden, caches, targets, top_k=width)
         values = projection.target_log_probabilities.tolist()
         for row, (entry, value, rank) in enumerate(zip(entries, values, projection.target_ranks.tolist(), strict=True)):
             scores = entry.job.scores
@@ -284,7 +292,8 @@ class Engine:
     def _speak(self, jobs: Sequence[Job]) -> None:
         hidden = self.states.read_hidden([job.at for job in jobs])
         speeches = [job.speech for job in jobs if job.speech is not None]
-        for speech, word in zip(speeches, draw(self.runtime, hidden, speeches, self._unknown_id), strict=True):
+        drawn = draw(self.runtime, hidden, [job.cache for job in jobs], speeches, self._unknown_id)
+        for speech, word in zip(speeches, drawn, strict=True):
             speech.take(word)
             if speech.heard is not None:
                 self.heard.append(speech.heard)
@@ -294,7 +303,8 @@ class Engine:
         width = max(0 if job.prefix_ids is not None else job.candidates for job in jobs)
         # By name, not as targets: their ranks, which nobody asks for here, take half as long as all the rest.
         unknown = np.full((len(jobs), 1), self._unknown_id, dtype=np.int64)
-        projection = self.runtime.project_words(hidden, unknown, top_k=width)
+        caches = [job.cache for job in jobs]
+        projection = mixture.project_words(self.runtime, hidden, caches, unknown, top_k=width)
         self._refuse_nan(projection.entropies)
         rows = zip(
             jobs,
@@ -310,7 +320,8 @@ class Engine:
 
     def _project_prefix(self, prefix_ids: NDArray[np.int64], jobs: Sequence[Job]) -> None:
         hidden = self.states.read_hidden([job.at for job in jobs])
-        subset = self.runtime.project_subset(hidden, prefix_ids, top_k=max(job.candidates for job in jobs))
+        caches, width = [job.cache for job in jobs], max(job.candidates for job in jobs)
+        subset = mixture.project_subset(self.runtime, hidden, caches, prefix_ids, top_k=width)
         self._refuse_nan(subset.log_probabilities)
         rows = zip(
             jobs,

@@ -148,7 +148,16 @@ async def _go_on(
         seed = int.from_bytes(session.generated[:_SEED_BYTES], "big")
         speech = _speech([], order, seed, earlier)
     scored = 0 if order.echo and order.tops is not None else None
-    job = Job(speech.ids, session.state, START, 0, score_from=scored, score_tops=order.tops or 0, speech=speech)
+    job = Job(
+        speech.ids,
+        session.state,
+        START,
+        0,
+        score_from=scored,
+        score_tops=order.tops or 0,
+        speech=speech,
+        cache=session.cache,
+    )
     given, before = len(speech.ids), len(speech.said)
     words = session.last_words(_TEXT_WORDS + before)
     opening = Opening(
@@ -196,10 +205,10 @@ async def _move(
         # is a function of the words, so it can be had again.
         if job is not None:
             service.scheduler.free_state(job.slot)
-        job = Job(ids, session.state, START, 0)
+        job = Job(ids, session.state, START, 0, cache=session.cache)
         if ids:
             await service.run(job)
-    await service.move(session, job.slot if ids else session.state, ids, None, mark)
+    await service.move(session, job, ids, None, mark)
 
 
 def _speech(ids: list[int], order: Order, seed: int, earlier: Sequence[int]) -> Speech:

@@ -16,6 +16,7 @@ from app.engine import Job
 from app.scheduler import Scheduler
 from app.sessions import PositionConflictError, Session
 from app.states import START
+from model.adaptation import Cache
 
 #: A state that is computed again leaves one behind every so many words, for the next time.
 STRIDE = 256
@@ -55,8 +56,9 @@ class History:
         for place in self._places.pop(session.family, ()):
             self._scheduler.states.free(self._kept.pop((session.family, *place)))
 
-    async def state_at(self, session: Session, position: int) -> int:
-        """The slot of a session's state at `position`; one more points at it, and has to free it.
+    async def state_at(self, session: Session, position: int) -> tuple[int, Cache | None]:
+        """The slot of a session's state at `position`, and its cache there if it adapts; one more points at the slot,
+        and has to free it.
 
         For one who has the session's turn.
 
@@ -70,24 +72,36 @@ class History:
         if position < earliest:
             message = f"the session is at {now}, remembers what came after {earliest}, and cannot go back to {position}"
             raise PositionConflictError(message, now, earliest)
-        start, slot = self._nearest(session, position)
+        cache = None if session.cache is None else session.cache.back(now - position)
+        if session.cache is None or cache is not None:
+            slot, _ = await self._read(session, *self._nearest(session, position), position, None)
+            return slot, cache
+        # The words before are read again, for what they put into the cache.
+        begin = max(position - session.cache.adaptation.size, 0)
+        slot, _ = await self._read(session, *self._nearest(session, begin), begin, None)
+        return await self._read(session, begin, slot, position, session.cache.anew(begin))
+
+    async def _read(
+        self, session: Session, start: int, slot: int, position: int, cache: Cache | None
+    ) -> tuple[int, Cache | None]:
+        """Go on from `start` to `position`; `slot` is freed."""
         while start < position:
             end = min(start + STRIDE, position)
-            slot = await self._consume(slot, session.words_between(start, end))
+            slot, cache = await self._consume(slot, session.words_between(start, end), cache)
             start = end
             if start < position:
                 self._keep(session, start, slot)
-        return slot
+        return slot, cache
 
-    async def _consume(self, source: int, ids: array[int]) -> int:
-        """The slot of the state after these words; `source` is freed."""
-        job = Job(ids.tolist(), source, START, 0)
+    async def _consume(self, source: int, ids: array[int], cache: Cache | None) -> tuple[int, Cache | None]:
+        """The slot of the state after these words, and the cache; `source` is freed."""
+        job = Job(ids.tolist(), source, START, 0, cache=cache)
         try:
             job.slot = self._scheduler.take_state()
             await self._scheduler.run(job)
         finally:
             self._scheduler.free_state(source)
-        return job.slot
+        return job.slot, job.cache
 
     def _nearest(self, session: Session, position: int) -> tuple[int, int]:
         """The last position up to `position` whose state can be had at once, and its slot, to be freed."""

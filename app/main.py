@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
@@ -108,7 +109,9 @@ def create_app(
     metrics = None if settings.metrics == "off" else Metrics(service, app.gate)
     app.include_router(operations.router(service, metrics, _PROBLEMS))
     app.include_router(page.router())
-    app.openapi = lambda: openapi.document(app, keyed=keys.configured, vocabulary=len(artifact.tokenizer))  # type: ignore[method-assign]
+    words, pairs = len(artifact.tokenizer), settings.adapt_size
+    document = partial(openapi.document, app, keyed=keys.configured, vocabulary=words, pairs=pairs)
+    app.openapi = document  # type: ignore[method-assign]
     return app
 
 

@@ -76,6 +76,9 @@ class ServiceCollector(Collector):
         yield CounterMetricFamily(
             PREFIX + "replays", "Requests that were answered again, with nothing consumed.", service.replays
         )
+        adapting, cache_bytes = service.store.caches()
+        yield GaugeMetricFamily(PREFIX + "adapting_sessions", "Sessions in memory that adapt.", adapting)
+        yield GaugeMetricFamily(PREFIX + "cache_bytes", "What the caches of those take, in bytes.", cache_bytes)
         if service.scheduler.loaded:
             states = service.scheduler.states
             yield GaugeMetricFamily(PREFIX + "states", "Sequence states in memory.", states.in_use)

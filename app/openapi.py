@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from app.schemas import ProblemReply
+from app.schemas import AdaptRequest, ProblemReply
 
 #: Marks the ids of words in a JSON Schema: how many there are is known when a model is there.
 WORD_ID = "x-word-id"
@@ -91,7 +91,7 @@ _EXAMPLES: dict[tuple[str, str], tuple[Any, Any]] = {
             "unknown_probability": 0.02,
         },
     ),
-    ("post", "/v1/sessions"): ({"text": "The cat sat", "ttl_seconds": 600}, None),
+    ("post", "/v1/sessions"): ({"text": "The cat sat", "ttl_seconds": 600, "adapt": True}, None),
     ("get", "/v1/sessions/{session_id}/trace"): (
         None,
         {
@@ -139,13 +139,18 @@ def _problem(status: int) -> dict[str, Any]:
     return response
 
 
-def document(app: FastAPI, *, keyed: bool, vocabulary: int) -> dict[str, Any]:
-    """The document, made of the routes of `app`. `keyed`: a key has to be shown; `vocabulary`: how many words."""
+def document(app: FastAPI, *, keyed: bool, vocabulary: int, pairs: int) -> dict[str, Any]:
+    """The document, made of the routes of `app`. `keyed`: a key has to be shown; `vocabulary`: how many words;
+    `pairs`: how many of its last words a session may adapt to."""
     result: dict[str, Any] = get_openapi(
         title=app.title, version=app.version, description=app.description, routes=app.routes
     )
     components = result.setdefault("components", {})
-    components.setdefault("schemas", {})["ProblemReply"] = ProblemReply.model_json_schema()
+    components.setdefault("schemas", {}).update(
+        {schema.__name__: schema.model_json_schema() for schema in (ProblemReply, AdaptRequest)}
+    )
+    size = components["schemas"]["AdaptRequest"]["properties"]["size"]
+    next(kind for kind in size["anyOf"] if kind["type"] == "integer")["maximum"] = pairs
     if keyed:
         components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
     for path, item in result["paths"].items():

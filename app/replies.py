@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
@@ -115,7 +116,7 @@ def trace(service: Service, session: Session, moments: Sequence[Moment]) -> byte
 
 def session(service: Service, session: Session) -> bytes:
     """The body of a reply that is a session."""
-    vocabulary = service.tokenizer.vocabulary
+    vocabulary, cache = service.tokenizer.vocabulary, session.cache
     return pydantic_core.to_json(
         {
             "session_id": session.id,
@@ -123,7 +124,8 @@ def session(service: Service, session: Session) -> bytes:
             "model": service.artifact.id,
             "created_at": timestamp(session.created_at),
             "expires_at": timestamp(session.expires_at),
-            "state_bytes": service.scheduler.states.bytes_each,
+            "state_bytes": service.scheduler.states.bytes_each + (0 if cache is None else cache.nbytes),
             "words": [vocabulary[id] for id in session.last_words(SHOWN_WORDS)],
+            "adapt": None if cache is None else asdict(cache.adaptation),
         }
     )

@@ -8,6 +8,8 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.config import JsonDict
 
+from model.adaptation import MOST_PAIRS, MOST_THETA
+
 MAX_TOP_K = 1000
 MAX_GENERATED = 1000
 MAX_TEMPERATURE = 100.0
@@ -73,6 +75,30 @@ class PredictRequest(WordsRequest):
         return self
 
 
+class AdaptRequest(BaseModel):
+    """How a session adapts; what is left out is as configured. See `model.adaptation`."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    size: int | None = Field(
+        default=None, ge=1, le=MOST_PAIRS, description="Of so many of its last words; at most as configured."
+    )
+    theta: float | None = Field(
+        default=None,
+        gt=0,
+        le=MOST_THETA,
+        allow_inf_nan=False,
+        description="How much more a word counts that stood where the network thought as it does now.",
+    )
+    weight: float | None = Field(
+        default=None,
+        ge=0,
+        lt=1,
+        allow_inf_nan=False,
+        description="The share of those words in the probabilities, lambda; 0: it does not adapt.",
+    )
+
+
 class OpenRequest(WordsRequest):
     """Open a session, and consume words if there are any."""
 
@@ -81,6 +107,9 @@ class OpenRequest(WordsRequest):
         ge=1,
         allow_inf_nan=False,
         description="Forgotten when not used for so long; by default as configured.",
+    )
+    adapt: bool | AdaptRequest | None = Field(
+        default=None, description="Whether, or how, words become likelier that the session has used; or as configured."
     )
 
 
@@ -266,6 +295,16 @@ class ScoreReply(BaseModel):
     results: list[TextScore]
 
 
+class AdaptReply(BaseModel):
+    """How a session adapts."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    size: int
+    theta: float
+    weight: float
+
+
 class SessionReply(BaseModel):
     """A session; `words` are its last 256."""
 
@@ -276,8 +315,9 @@ class SessionReply(BaseModel):
     model: str
     created_at: str
     expires_at: str
-    state_bytes: int
+    state_bytes: int = Field(description="What it keeps in memory beside its words.")
     words: list[str]
+    adapt: AdaptReply | None = Field(description="How it adapts; null if it does not.")
 
 
 class TracedLayer(BaseModel):

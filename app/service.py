@@ -10,7 +10,7 @@ import time
 from array import array
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -19,7 +19,7 @@ from app.caller import OWNER
 from app.engine import Job, Scores
 from app.history import History
 from app.scheduler import Scheduler, Status, UnavailableError
-from app.schemas import OpenRequest, PredictRequest, WordsRequest
+from app.schemas import AdaptRequest, OpenRequest, PredictRequest, WordsRequest
 from app.sessions import (
     FAMILY_BYTES,
     SCORES_KEPT,
@@ -36,6 +36,7 @@ from app.stores.choice import choose, copies
 from app.stores.record import Records
 from app.turns import Turns
 from model import decoding
+from model.adaptation import Cache
 from model.artifact import Artifact
 from model.runtimes.base import Runtime
 from model.tokenizer import Tokenizer
@@ -156,7 +157,7 @@ class Service:
             words = await self.words_of(request)
             if request.position:
                 raise PositionConflictError(f"a new session is at 0, not at {request.position}", 0)
-            job = self._job(START, words.ids, request, 0)
+            job = self._job(START, self.new_cache(None), words.ids, request, 0)
             await self.run(job)
             if not request.keep:
                 self.scheduler.free_state(job.slot)
@@ -178,15 +179,15 @@ class Service:
         words = await self.words_of(request)
         if session.is_retry(words.ids, request.position):
             return await self._again(session, words, request)
-        job = self._job(session.state, words.ids, request, 0)
+        job = self._job(session.state, session.cache, words.ids, request, 0)
         await self.run(job)
-        session = await (self.move(session, job.slot, words.ids, _kept(job)) if words.ids else self._touch(session))
+        session = await (self.move(session, job, words.ids, _kept(job)) if words.ids else self._touch(session))
         return Answer(words, session, session.position, job, _asked(job))
 
     async def open(self, request: OpenRequest) -> Session:
         """A new session that has consumed the words of the request. Raises as `predict`."""
         words = await self.words_of(request)
-        job = Job(words.ids, START, START, 0)
+        job = Job(words.ids, START, START, 0, cache=self.new_cache(request.adapt))
         await self.run(job)
         return await self._create(job, words.ids, request.ttl_seconds)
 
@@ -249,7 +250,9 @@ class Service:
             raise problems.too_many_words(len(request.words or words.ids), limit)
         return words
 
-    def _job(self, source: int, ids: Sequence[int], request: PredictRequest, score_from: int) -> Job:
+    def _job(
+        self, source: int, cache: Cache | None, ids: Sequence[int], request: PredictRequest, score_from: int
+    ) -> Job:
         prefix = request.prefix
         wanted = decoding.candidates(
             request.top_k, len(self.tokenizer), include_unknown=request.include_unknown or bool(prefix)
@@ -262,6 +265,7 @@ class Service:
             prefix,
             self.tokenizer.prefix_ids(prefix) if prefix else None,
             score_from if request.scores else None,
+            cache=cache,
         )
 
     async def run(self, job: Job) -> None:
@@ -272,7 +276,7 @@ class Service:
 
     async def _create(self, job: Job, ids: Sequence[int], ttl: float | None) -> Session:
         session = self.new_session(ttl).after(
-            job.slot, ids, self.clock(), _kept(job), keep=self.settings.max_session_words
+            job.slot, ids, self.clock(), _kept(job), keep=self.settings.max_session_words, cache=job.cache
         )
         await self.commit(session, None, job.slot)
         return session
@@ -294,32 +298,49 @@ class Service:
             lives,
             owner=owner,
             family=os.urandom(FAMILY_BYTES),
+            cache=self.new_cache(None),
         )
+
+    def new_cache(self, adapt: bool | AdaptRequest | None) -> Cache | None:
+        """That of a session without a word, as its client wants it (None: as configured); None if it does not adapt.
+
+        Raises a 422 `Problem` for more pairs than a session may keep.
+        """
+        usual = self.settings.adaptation
+        if isinstance(adapt, AdaptRequest):
+            if adapt.size is not None and adapt.size > usual.size:
+                raise problems.invalid_field("adapt.size", f"{adapt.size} is more than this server keeps, {usual.size}")
+            if adapt.weight == 0:
+                return None
+            return Cache(replace(usual, **adapt.model_dump(exclude_none=True)))
+        return Cache(usual) if (self.settings.adapt if adapt is None else adapt) else None
 
     async def move(
         self,
         session: Session,
-        slot: int,
+        job: Job,
         ids: Sequence[int],
         scores: tuple[array[float], array[int]] | None,
         generated: bytes = b"",
     ) -> Session:
-        """Have a session go on with these words, if there are any, to the state in `slot`, which is freed if that
-        fails."""
+        """Have a session go on with these words, if there are any, to where `job` stands, which has consumed them; its
+        slot is freed if that fails."""
+        slot = job.slot if ids else START
         keep = self.settings.max_session_words
         mark = b""
         if ids:
             self.history.keep(session)
             if session.wants_mark(len(ids), keep):
                 mark = self.scheduler.states.pack(session.state)
-        moved = session.after(slot, ids, self.clock(), scores, keep=keep, mark=mark)
+        state, cache = (slot, job.cache) if ids else (session.state, session.cache)
+        moved = session.after(state, ids, self.clock(), scores, keep=keep, mark=mark, cache=cache)
         moved.generated = generated
-        await self.commit(moved, session.revision, slot if ids else START)
+        await self.commit(moved, session.revision, slot)
         return moved
 
     async def _touch(self, session: Session) -> Session:
         """A session that was used, and has consumed nothing."""
-        touched = session.after(session.state, (), self.clock(), session.scores)
+        touched = session.after(session.state, (), self.clock(), session.scores, cache=session.cache)
         touched.generated = session.generated
         await self.commit(touched, session.revision, START)
         return touched
@@ -351,16 +372,16 @@ class Service:
             if before < session.earliest:
                 message = "these words were consumed before, and cannot be scored any more: ask without `scores`"
                 raise PositionConflictError(message, session.position)
-            source = await self.history.state_at(session, before)
+            source, cache = await self.history.state_at(session, before)
             try:
-                job = self._job(source, words.ids, request, 0)
+                job = self._job(source, cache, words.ids, request, 0)
                 await self.run(job)
             finally:
                 self.scheduler.free_state(source)
             self.scheduler.free_state(job.slot)
             scores = job.scores
         else:
-            job = self._job(session.state, (), request, 0)
+            job = self._job(session.state, session.cache, (), request, 0)
             await self.run(job)
         session = await self._touch(session)
         return Answer(words, session, session.position, job, scores)

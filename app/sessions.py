@@ -11,6 +11,8 @@ from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from model.adaptation import Cache
+
 #: How many of its last words a session keeps by default: to go back to, and for retries.
 WORDS_KEPT = 16_384
 #: A session has so many marks at most. By itself it comes to five; one that was brought as a file may have others.
@@ -71,6 +73,7 @@ class Session:
     #: What those have in common whose states were computed here from the same beginning, a session and its forks. Words
     #: that are forgotten become part of it: so it tells apart all that may have come before the words known.
     family: bytes = b""
+    cache: Cache | None = None  # of a session that adapts, at `state`
 
     def after(
         self,
@@ -81,8 +84,9 @@ class Session:
         *,
         keep: int = WORDS_KEPT,
         mark: bytes = b"",
+        cache: Cache | None = None,
     ) -> Session:
-        """This session when it has consumed `ids` and stands at `state`; at most `keep` words stay known.
+        """This session when it has consumed `ids` and stands at `state` and `cache`; at most `keep` words stay known.
 
         `mark` are the bytes of the state that it stands at before, where `wants_mark` says so.
         """
@@ -103,6 +107,7 @@ class Session:
             self.owner,
             marks=(*self.marks, (self.position, mark))[-MARKS:] if mark else self.marks,
             family=self.family,
+            cache=cache,
         )
         return moved.remembering(keep) if len(recent) > keep * self.width else moved
 
@@ -121,8 +126,8 @@ class Session:
             family=hashlib.blake2b(self.recent[:dropped], digest_size=FAMILY_BYTES, key=self.family).digest(),
         )
 
-    def back_at(self, position: int, state: int, now: float) -> Session:
-        """This session as if nothing after `position` had been consumed; `state` is the state there.
+    def back_at(self, position: int, state: int, cache: Cache | None, now: float) -> Session:
+        """This session as if nothing after `position` had been consumed; `state` and `cache` are those there.
 
         `position` is between `earliest` and the session's own.
         """
@@ -137,6 +142,7 @@ class Session:
             scores=self.scores if here else None,
             generated=self.generated if here else b"",
             marks=tuple(mark for mark in self.marks if mark[0] <= position),
+            cache=cache,
         )
 
     def wants_mark(self, count: int, keep: int) -> bool:
@@ -168,7 +174,11 @@ class Session:
         """The first position that it can go back to."""
         if not self.first:
             return 0
-        return self.marks[0][0] if self.marks else self.position
+        first = self.marks[0][0] if self.marks else self.position
+        if self.cache is None:
+            return first
+        # A cache is had again from all its words, unless this one reaches so far back.
+        return max(first, min(first + self.cache.adaptation.size, self.position - self.cache.reach))
 
     def last_words(self, count: int) -> array[int]:
         """The ids of the last `count` words, or of as many as are known."""

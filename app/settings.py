@@ -10,6 +10,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 import model
 from app.sessions import WORDS_KEPT
+from model.adaptation import MOST_PAIRS, MOST_THETA, Adaptation
 from model.runtimes import RUNTIMES
 
 ENV_PREFIX = "NEXTWORD_"
@@ -18,6 +19,8 @@ SECRETS_DIRECTORY = Path("/run/secrets")
 #: Never shown, not even when they are wrong.
 SECRETS = {"session_key", "api_keys", "store", "store_password"}
 SHIPPED_MODEL = Path(model.__file__).parent / "pretrained" / "english"
+
+_USUAL = Adaptation()
 
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["json", "text"]
@@ -67,6 +70,30 @@ class Settings(BaseSettings):
         ge=16,
         le=10_000_000,
         description="Words of a session that are remembered, at most: so far back it can be rewound and forked.",
+    )
+    adapt: bool = Field(
+        default=False,
+        description="Whether sessions adapt, where their client does not say: words that one has used become likelier "
+        "in it.",
+    )
+    adapt_size: int = Field(
+        default=_USUAL.size,
+        ge=1,
+        le=MOST_PAIRS,
+        description="Of how many of its last words a session that adapts keeps the network's thoughts, at most.",
+    )
+    adapt_theta: float = Field(
+        default=_USUAL.theta, gt=0, le=MOST_THETA, description="How much more those count that resemble the present."
+    )
+    adapt_weight: float = Field(
+        default=_USUAL.weight, gt=0, lt=1, description="The share of those words in the probabilities (lambda)."
+    )
+    max_adapting_sessions: int = Field(
+        default=1_000,
+        ge=1,
+        le=50_000_000,
+        description="Sessions in memory that adapt, at most: each takes about adapt_size times as much as one hidden "
+        "output, 0.65 MB with the model that ships.",
     )
     history_bytes: int = Field(
         default=64 << 20,
@@ -134,6 +161,11 @@ class Settings(BaseSettings):
     cors_origins: str = Field(
         default="", description="Origins whose pages may call the service, with commas in between; * for all."
     )
+
+    @property
+    def adaptation(self) -> Adaptation:
+        """How sessions adapt whose client does not say how."""
+        return Adaptation(self.adapt_size, self.adapt_theta, self.adapt_weight)
 
     @field_validator("store")
     @classmethod

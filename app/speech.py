@@ -13,8 +13,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from model import decoding
+from model import decoding, mixture
 from model.decoding import Sampling
+from model.mixture import Caches
 from model.runtimes.base import Floats, Runtime
 
 #: So many distributions are held at once: whole rows over the vocabulary are large.
@@ -22,7 +23,7 @@ ROWS = 32
 
 
 class Said(NamedTuple):
-    """A word that was said. Log-probabilities are the model's, over all words, however the word was drawn."""
+    """A word that was said. Log-probabilities are those over all words, however the word was drawn."""
 
     id: int
     log_probability: float
@@ -90,8 +91,10 @@ def _begun(sequence: Sequence[int], tail: Sequence[int]) -> int:
     return 0
 
 
-def draw(runtime: Runtime, hidden: Floats, speeches: Sequence[Speech], unknown_id: int) -> list[Said | None]:
-    """The next word of each speech, from the hidden outputs (R, H) where they stand; never <unk>.
+def draw(
+    runtime: Runtime, hidden: Floats, caches: Caches, speeches: Sequence[Speech], unknown_id: int
+) -> list[Said | None]:
+    """The next word of each speech, from the hidden outputs (R, H) and the caches where they stand; never <unk>.
 
     Raises FloatingPointError when the runtime's answer is not a number.
     """
@@ -100,7 +103,9 @@ def draw(runtime: Runtime, hidden: Floats, speeches: Sequence[Speech], unknown_i
     if greedy:
         # Two, since the likeliest may be <unk>.
         width = min(max(2, *(speeches[row].tops for row in greedy)), runtime.vocabulary_size)
-        projection = runtime.project(hidden[greedy], top_k=width)
+        nothing = np.empty((len(greedy), 0), np.int64)
+        own = [caches[row] for row in greedy]
+        projection = mixture.project_words(runtime, hidden[greedy], own, nothing, top_k=width)
         _refuse_nan(projection.entropies)
         tops = zip(projection.top_ids.tolist(), projection.top_log_probabilities.tolist(), strict=True)
         for row, (ids, values) in zip(greedy, tops, strict=True):
@@ -111,7 +116,7 @@ def draw(runtime: Runtime, hidden: Floats, speeches: Sequence[Speech], unknown_i
     others = [row for row, speech in enumerate(speeches) if not speech.sampling.greedy]
     for first in range(0, len(others), ROWS):
         some = others[first : first + ROWS]
-        distributions = runtime.log_probabilities(hidden[some])
+        distributions = mixture.log_probabilities(runtime, hidden[some], [caches[row] for row in some])
         _refuse_nan(distributions.min(axis=1))
         for row, distribution in zip(some, distributions, strict=True):
             drawn[row] = _sampled(distribution, speeches[row], unknown_id)

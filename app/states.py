@@ -59,6 +59,11 @@ class States:
         return sum(slab.itemsize * slab.shape[1] for slab in self._slabs)
 
     @property
+    def width(self) -> int:
+        """H, how many values a hidden output has."""
+        return int(self._slabs[-1].shape[1])
+
+    @property
     def in_use(self) -> int:
         """How many slots are handed out."""
         return self._fresh - (START + 1) - len(self._free)

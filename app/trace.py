@@ -47,18 +47,18 @@ async def trace(service: Service, session_id: str, last: int) -> tuple[Session, 
     async with service.turn(session_id):
         session = await service.find(session_id)
         begin = max(session.position - last, session.earliest)
-        slot = await service.history.state_at(session, begin)
+        slot, cache = await service.history.state_at(session, begin)
         tensors = hidden_tensors(service.scheduler.runtime.state_tensors)
         wanted = decoding.candidates(TOP, len(service.tokenizer), include_unknown=False)
         scheduler = service.scheduler
         moments = []
         try:
             for position, id in enumerate(session.words_between(begin, session.position), begin + 1):
-                job = Job([id], slot, START, wanted)
+                job = Job([id], slot, START, wanted, cache=cache)
                 job.slot = scheduler.take_state()
                 await scheduler.run(job)
                 scheduler.free_state(slot)
-                slot = job.slot
+                slot, cache = job.slot, job.cache
                 state = scheduler.states.read([slot])
                 layers = [
                     Layer(tensor.name, tensor.layer, tensor.size, binned(state[index][0]).tolist())

@@ -8,8 +8,9 @@ from dataclasses import replace
 from app import state_file
 from app.service import Service
 from app.sessions import Session
-from app.state_file import StateFile, StateFileError
+from app.state_file import CacheFile, StateFile, StateFileError
 from app.stores.base import ForeignSessionError
+from model.adaptation import Cache, packed_bytes
 
 
 async def carry_out(service: Service, session_id: str) -> bytes:
@@ -38,6 +39,7 @@ async def carry_in(service: Service, content: bytes) -> Session:
         raise StateFileError(f"the state file names the word {max(file.words)}, and the model has {vocabulary} words")
     if len(file.state) != states.bytes_each:
         raise StateFileError(f"the state file has states of {len(file.state)} bytes, and the model {states.bytes_each}")
+    cache = None if file.cache is None else _cache(service, file, file.cache)
     new = service.new_session(file.ttl)
     session = replace(
         new,
@@ -46,6 +48,7 @@ async def carry_in(service: Service, content: bytes) -> Session:
         created_at=min(file.created_at, new.created_at),
         generated=file.generated,
         marks=file.marks,
+        cache=cache,
     ).remembering(service.settings.max_session_words)
     if file.position:
         session.state = service.scheduler.take_state()
@@ -56,4 +59,27 @@ async def carry_in(service: Service, content: bytes) -> Session:
 
 def largest(service: Service) -> int:
     """The most bytes that a file from this server can have."""
-    return state_file.largest(service.settings.max_session_words, service.scheduler.states.bytes_each)
+    states, settings = service.scheduler.states, service.settings
+    cache_bytes = packed_bytes(settings.adapt_size, states.width)
+    return state_file.largest(settings.max_session_words, states.bytes_each, cache_bytes)
+
+
+def _cache(service: Service, file: StateFile, carried: CacheFile) -> Cache:
+    """The cache that a file carries. Raises StateFileError when it cannot be this session's, or not here."""
+    most, vocabulary = service.settings.adapt_size, len(service.tokenizer)
+    if carried.adaptation.size > most:
+        raise StateFileError(f"the session keeps {carried.adaptation.size} pairs to adapt, and here {most} at most")
+    width = service.scheduler.states.width
+    try:
+        cache = Cache.unpack(
+            carried.adaptation, carried.content, count=carried.pairs, width=width, position=file.position
+        )
+    except ValueError as error:
+        raise StateFileError(f"the cache in the state file is wrong: {error}") from None
+    words = cache.words[cache.numbers]
+    if words.max(initial=0) >= vocabulary:
+        raise StateFileError(f"the state file's cache names the word {words.max()}, and the model has {vocabulary}")
+    known = min(len(words), len(file.words))
+    if words[len(words) - known :].tolist() != file.words[len(file.words) - known :].tolist():
+        raise StateFileError("the state file contradicts itself: its cache has other words than the session")
+    return cache

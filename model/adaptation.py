@@ -152,6 +152,10 @@ class Cache:
         end = self._end - count
         return Cache._of(self.adaptation, self._pairs, end, int(self._pairs.numbers[:end].max(initial=-1)) + 1)
 
+    def anew(self, position: int) -> Cache:
+        """One without pairs that adapts as this one does, for the same sequence after `position` words."""
+        return Cache(self.adaptation, before=position)
+
     def _moved(self, width: int) -> _Pairs:
         size, old = self.adaptation.size, self._pairs
         kept = min(self._end, size + MARGIN)

@@ -145,7 +145,9 @@ def _refuse_file(headers: Headers) -> None:
 
 
 def _body(schema: type[BaseModel], *, required: bool, **others: Any) -> dict[str, Any]:
-    content = {"application/json": {"schema": schema.model_json_schema()}, **others}
+    document = schema.model_json_schema(ref_template="#/components/schemas/{model}")
+    document.pop("$defs", None)  # `app.openapi` has them
+    content = {"application/json": {"schema": document}, **others}
     return {"requestBody": {"required": required, "content": content}}
 
 

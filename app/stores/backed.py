@@ -115,6 +115,9 @@ class BackedStore:
         count = self._backend.count
         return self._hot.tiers() | ({} if count is None else {"store": count})
 
+    def caches(self) -> tuple[int, int]:
+        return self._hot.caches()
+
     def owned(self, owner: str) -> int:
         count = self._backend.owned(owner)
         return self._hot.owned(owner) if count is None else count

@@ -103,5 +103,9 @@ class Store(Protocol):
     def tiers(self) -> dict[str, int]:
         """How many sessions are where: "memory" is this process, "store" what lies behind it; copies count twice."""
 
+    def caches(self) -> tuple[int, int]:
+        """How many sessions that adapt are in this process's memory, and how many bytes their caches have, those that
+        several share counted for each."""
+
     def owned(self, owner: str) -> int:
         """How many of them are this owner's ("" is nobody, and not counted)."""

@@ -43,8 +43,9 @@ def choose(
     given = settings.session_key
     key = os.urandom(32) if given is None else given.get_secret_value().encode()
     kind, _, place = settings.store.partition(":")
+    adapting = settings.max_adapting_sessions
     if kind == "memory" and settings.snapshot is None:
-        return MemoryStore(capacity=settings.max_sessions, free=free, in_use=in_use), key
+        return MemoryStore(capacity=settings.max_sessions, adapting=adapting, free=free, in_use=in_use), key
     if kind == "memory" and settings.snapshot is not None:
         kept = SnapshotStore(
             settings.snapshot,
@@ -52,11 +53,12 @@ def choose(
             model=model,
             new_key=key,
             capacity=settings.max_sessions,
+            adapting=adapting,
             free=free,
             in_use=in_use,
         )
         return kept, kept.session_key if given is None else key
-    hot = MemoryStore(capacity=copies(settings), free=free, in_use=in_use)
+    hot = MemoryStore(capacity=copies(settings), adapting=adapting, free=free, in_use=in_use)
     # Each is imported only where it is asked for.
     if kind == "sqlite":
         from app.stores.sqlite import SqliteBackend

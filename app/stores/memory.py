@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import fields
 from operator import attrgetter
 from typing import Any
@@ -25,6 +25,7 @@ _STATE = _NAMES.index("state")
 _REVISION = _NAMES.index("revision")
 _EXPIRES_AT = _NAMES.index("expires_at")
 _OWNER = _NAMES.index("owner")
+_CACHE = _NAMES.index("cache")
 _LOOK = len(_NAMES)  # the second in which it is looked up again
 _fields_of = attrgetter(*_NAMES)
 
@@ -34,16 +35,20 @@ def _session(stored: tuple[Any, ...]) -> Session:
 
 
 class MemoryStore:
-    """At most `capacity` sessions; a new one takes the place of the one that has been left alone for longest.
+    """At most `capacity` sessions, and `adapting` that adapt; a new one takes the place of the one that has been left
+    alone for longest.
 
     `free` takes back the slot of a state that is dropped. `in_use` says whether a request is working on a session:
     such a one is neither evicted nor expired.
     """
 
-    def __init__(self, *, capacity: int, free: Callable[[int], None], in_use: Callable[[str], bool]) -> None:
+    def __init__(
+        self, *, capacity: int, adapting: int, free: Callable[[int], None], in_use: Callable[[str], bool]
+    ) -> None:
         self.evictions = 0
         self._free = free
         self._capacity = capacity
+        self._most_adapting = adapting
         self._in_use = in_use
         # A `Session`'s fields and _LOOK in a tuple: of millions of those the garbage collector need not look at one.
         self._sessions: OrderedDict[str, tuple[Any, ...]] = OrderedDict()
@@ -52,6 +57,8 @@ class MemoryStore:
         self._looks: dict[int, dict[str, None]] = {}
         self._seconds: list[int] = []
         self._owned: Counter[str] = Counter()
+        self._adapting: OrderedDict[str, int] = OrderedDict()  # bytes of the caches, in the same order
+        self._cache_bytes = 0
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -83,6 +90,9 @@ class MemoryStore:
     def owned(self, owner: str) -> int:
         return self._owned.get(owner, 0)
 
+    def caches(self) -> tuple[int, int]:
+        return len(self._adapting), self._cache_bytes
+
     async def load(self, session_id: str) -> Session | None:
         stored = self._sessions.get(session_id)
         return None if stored is None else _session(stored)
@@ -93,15 +103,19 @@ class MemoryStore:
         if (None if stored is None else stored[_REVISION]) != expected_revision:
             raise ConflictError(f"session {session.id} is not of revision {expected_revision}")
         if stored is None:
+            if session.cache is not None and len(self._adapting) >= self._most_adapting:
+                self._evict(self._adapting)
             if len(sessions) >= self._capacity:
-                self._evict()
+                self._evict(sessions)
             second = self._look_at(session.id, session.expires_at, session.expires_at - session.ttl)
             sessions[session.id] = (*_fields_of(session), second)
+            self._count_cache(session)
             if session.owner:
                 self._owned[session.owner] += 1
             return
         sessions[session.id] = (*_fields_of(session), stored[_LOOK])
         sessions.move_to_end(session.id)
+        self._count_cache(session)
         if stored[_STATE] != session.state:
             self._free(stored[_STATE])
 
@@ -144,20 +158,29 @@ class MemoryStore:
         self._looks[second][session_id] = None
         return second
 
-    def _evict(self) -> None:
-        for session_id, stored in self._sessions.items():
+    def _evict(self, among: Iterable[str]) -> None:
+        for session_id in among:
             if not self._in_use(session_id):
-                del self._sessions[session_id]
-                self._dropped(stored)
+                self._dropped(self._sessions.pop(session_id))
                 self.evictions += 1
                 return
-        raise StoreFullError(f"all {self._capacity} sessions are in use")
+        which = "sessions" if among is self._sessions else "sessions that adapt"
+        raise StoreFullError(f"there is no room for another one: all {which} are in use")
+
+    def _count_cache(self, session: Session) -> None:
+        if session.cache is not None:
+            adapting, size = self._adapting, session.cache.nbytes
+            self._cache_bytes += size - adapting.get(session.id, 0)
+            adapting[session.id] = size
+            adapting.move_to_end(session.id)
 
     def _dropped(self, stored: tuple[Any, ...]) -> None:
         self._free(stored[_STATE])
         looked = self._looks.get(stored[_LOOK])
         if looked is not None:
             looked.pop(stored[_ID], None)
+        if stored[_CACHE] is not None:
+            self._cache_bytes -= self._adapting.pop(stored[_ID])
         owner = stored[_OWNER]
         if owner:
             self._owned[owner] -= 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import struct
 from array import array
-from dataclasses import fields
+from dataclasses import astuple, fields
 from operator import attrgetter
 from typing import Any
 
@@ -15,13 +15,17 @@ from app.scheduler import Scheduler
 from app.sessions import Session
 from app.states import START
 from app.stores.base import ForeignSessionError
+from model.adaptation import Adaptation, Cache
 
 #: The layout of a record, which is: the length of the JSON (4 bytes, little-endian), the JSON, then the bytes of each
-#: field that is bytes or an array, in the order in which the JSON names them, then the state as `States.pack` gives it.
+#: field that is bytes or an array, in the order in which the JSON names them, then the state as `States.pack` gives it,
+#: then, of a session that adapts, the pairs of its cache as `Cache.pack` gives them.
 FORMAT = 1
+#: The same of a session that adapts: the JSON tells how, and how many pairs there are.
+ADAPTING_FORMAT = 2
 
 _LENGTH = struct.Struct("<I")
-_NAMES = tuple(field.name for field in fields(Session) if field.name != "state")
+_NAMES = tuple(field.name for field in fields(Session) if field.name not in ("state", "cache"))
 _values = attrgetter(*_NAMES)
 _PLAIN = {str, int, float, bool, type(None)}
 
@@ -51,10 +55,17 @@ class Records:
         for value in _values(session):
             plain.append(value if type(value) in _PLAIN else _described(value, blobs))
         begun = session.state != START
-        head = to_json([FORMAT, self._model, _NAMES, begun, plain])
+        cache = session.cache
+        if cache is None:
+            head = to_json([FORMAT, self._model, _NAMES, begun, plain])
+        else:
+            adapting = [*astuple(cache.adaptation), len(cache)]
+            head = to_json([ADAPTING_FORMAT, self._model, _NAMES, begun, plain, adapting])
         parts = [_LENGTH.pack(len(head)), head, *blobs]
         if begun:
             parts.append(self._scheduler.states.pack(session.state))
+            if cache is not None:
+                parts.append(cache.pack())
         return b"".join(parts)
 
     def unpack(self, content: bytes) -> Session:
@@ -66,8 +77,8 @@ class Records:
         """
         (length,) = _LENGTH.unpack_from(content)
         at = _LENGTH.size + length
-        number, model, names, begun, described = json.loads(content[_LENGTH.size : at])
-        if number != FORMAT or names != list(_NAMES):
+        number, model, names, begun, described, *adapting = json.loads(content[_LENGTH.size : at])
+        if number not in (FORMAT, ADAPTING_FORMAT) or names != list(_NAMES):
             raise ForeignSessionError("the session was written by another version of this service")
         if model != self._model:
             raise ForeignSessionError(f"the session is of the model {model}, and this server has {self._model}")
@@ -83,8 +94,14 @@ class Records:
             return array(item["array"], blob) if "array" in item else blob
 
         plain = dict(zip(_NAMES, map(valued, described), strict=True))
+        states, cache = self._scheduler.states, None
+        after_state = at + begun * states.bytes_each
+        if adapting:
+            *how, count = adapting[0]
+            pairs, position = content[after_state:], plain["position"]
+            cache = Cache.unpack(Adaptation(*how), pairs, count=count, width=states.width, position=position)
         if not begun:
-            return Session(state=START, **plain)
+            return Session(state=START, cache=cache, **plain)
         slot = self._scheduler.take_state()
-        self._scheduler.states.unpack(slot, content[at:])
-        return Session(state=slot, **plain)
+        states.unpack(slot, content[at:after_state])
+        return Session(state=slot, cache=cache, **plain)

@@ -48,10 +48,11 @@ class SnapshotStore(MemoryStore):
         model: str,
         new_key: bytes,
         capacity: int,
+        adapting: int,
         free: Callable[[int], None],
         in_use: Callable[[str], bool],
     ) -> None:
-        super().__init__(capacity=capacity, free=free, in_use=in_use)
+        super().__init__(capacity=capacity, adapting=adapting, free=free, in_use=in_use)
         self.session_key = new_key
         self._path = path
         self._codec = codec

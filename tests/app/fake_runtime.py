@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from model.adaptation import Adaptation
 from model.artifact import Artifact
 from model.runtimes.base import Floats, Ids, Projection, State, StateTensor, SubsetProjection, WordsProjection
 from model.tokenizer import Tokenizer
@@ -125,20 +126,34 @@ def artifact(start: str | None = "<eos>", words: Sequence[str] = WORDS, policy: 
 class Oracle:
     """One sequence, one word after the other, alone: what every session's answer must equal."""
 
-    def __init__(self, start: str | None = "<eos>") -> None:
+    def __init__(self, start: str | None = "<eos>", adaptation: Adaptation | None = None) -> None:
         self.runtime = FakeRuntime()
         self.tokenizer = Tokenizer.from_vocabulary(WORDS, "english")
+        self.adaptation = adaptation
+        self.pairs: list[tuple[Floats, int]] = []  # each word's id, and the hidden output that it came after
         self.state = self.runtime.zero_state(1)
         if start is not None:
             self.consume(start)
+            self.pairs.clear()
 
     def consume(self, *words: str) -> None:
         for word in words:
             id = self.tokenizer.id_of(word)
             ids = np.array([self.tokenizer.unknown_id if id is None else id], dtype=np.int64)
+            self.pairs.append((self.state[-1][0], int(ids[0])))
             self.state = self.runtime.advance(ids, self.state)
 
     def row(self) -> dict[str, float]:
         """The probability of every word of the vocabulary."""
         row = np.exp(self.runtime.log_probabilities(self.state[-1])[0].astype(np.float64))
+        adaptation = self.adaptation
+        if adaptation is not None and self.pairs:
+            scores = {}
+            for place, (hidden, _) in enumerate(self.pairs[-adaptation.size :]):
+                key = hidden.astype(np.float16).astype(np.float64)
+                scores[place] = np.exp(adaptation.theta * key @ self.state[-1][0])
+            shares = np.zeros_like(row)
+            for place, (_, id) in enumerate(self.pairs[-adaptation.size :]):
+                shares[id] += scores[place] / sum(scores.values())
+            row = (1 - adaptation.weight) * row + adaptation.weight * shares
         return dict(zip(WORDS, row.tolist(), strict=True))

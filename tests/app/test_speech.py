@@ -70,7 +70,7 @@ def test_no_word_that_could_be_said_ends_it() -> None:
     runtime = FakeRuntime(vocabulary_size=1)
     hidden = np.zeros((2, 5), np.float32)
     speeches = [speech(), Speech([], 3, Sampling(0.0), 0)]
-    drawn = draw(runtime, hidden, speeches, unknown_id=0)
+    drawn = draw(runtime, hidden, [None] * len(speeches), speeches, unknown_id=0)
     assert drawn == [None, None]
     speeches[0].take(None)
     assert (speeches[0].stopped, speeches[0].goes_on, speeches[0].ready) == (True, False, 0)
@@ -88,7 +88,7 @@ def test_distributions_are_held_a_few_at_a_time() -> None:
         return whole(rows)
 
     runtime.log_probabilities = noting  # type: ignore[method-assign]
-    drawn = draw(runtime, hidden, speeches, unknown_id=0)
+    drawn = draw(runtime, hidden, [None] * len(speeches), speeches, unknown_id=0)
     assert asked == [50, ROWS, 50 - ROWS]  # the first is the fake's own projection
     for row, word in enumerate(drawn):
         assert word is not None

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.state_file import MAGIC, StateFile, StateFileError, decode, encode, largest
+from app.state_file import MAGIC, CacheFile, StateFile, StateFileError, decode, encode, largest
+from model.adaptation import Adaptation
 
 STATE = np.linspace(-1, 1, 11, dtype="<f4").tobytes()
 
@@ -70,7 +71,7 @@ def test_round_trip(
     )
     content = encode(one)
     assert decode(content) == one
-    assert len(content) <= largest(len(ids), len(state))
+    assert len(content) <= largest(len(ids), len(state), 0)
 
 
 def test_the_format_is_fixed() -> None:
@@ -110,8 +111,8 @@ def test_more_than_a_file_is_refused() -> None:
 
 
 def test_another_version_is_named() -> None:
-    with pytest.raises(StateFileError, match="version 2, and this server reads version 1"):
-        decode(b"nextword state 2" + encode(file())[16:])
+    with pytest.raises(StateFileError, match="version 3, and this server reads versions 1 and 2"):
+        decode(b"nextword state 3" + encode(file())[16:])
 
 
 @pytest.mark.parametrize(
@@ -136,12 +137,32 @@ def test_another_version_is_named() -> None:
         ({"created_at": None}, "created_at"),
         ({"generated": "zz"}, "generated"),
         ({"owner": "me"}, "owner"),
+        ({"cache": {"size": 4, "theta": 0.5, "weight": 0.1, "pairs": 0, "bytes": 0}}, "version 2 has a cache"),
     ],
 )
 def test_header_that_cannot_be(changes: dict[str, Any], message: str) -> None:
     assert decode(reworded()) == file(marks=())
     with pytest.raises(StateFileError, match=message):
         decode(reworded(**changes))
+
+
+ADAPTING = CacheFile(Adaptation(500, 0.25, 0.125), 3, bytes(range(42)))
+
+
+def test_a_session_that_adapts_is_another_version() -> None:
+    one = file(marks=((5, STATE),), cache=ADAPTING)
+    content = encode(one)
+    assert content[:16] == b"nextword state 2"
+    assert content[-32 - 42 : -32] == bytes(range(42))
+    assert decode(content) == one
+    plain, length = content[:-32], int.from_bytes(content[16:20], "little")
+    with pytest.raises(StateFileError, match="version 1 has none"):
+        decode(sealed(MAGIC + plain[16:]))
+    header = json.loads(plain[20 : 20 + length])
+    for name, wrong in (("size", 0), ("theta", 0), ("weight", 1), ("pairs", -1), ("bytes", 2**40), ("bytes", 41)):
+        raw = json.dumps({**header, "cache": {**header["cache"], name: wrong}}).encode()
+        with pytest.raises(StateFileError, match=rf"cache\.{name}|bytes where its header says"):
+            decode(sealed(plain[:16] + len(raw).to_bytes(4, "little") + raw + plain[20 + length :]))
 
 
 @pytest.mark.parametrize("places", [(5, 5), (7, 5), (4,), (10,)])

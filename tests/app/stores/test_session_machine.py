@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -26,6 +26,7 @@ from hypothesis.stateful import (
 )
 
 from app.sessions import SessionIds
+from model.adaptation import Adaptation
 from tests.app.conftest import Running, leaked, running
 from tests.app.fake_runtime import WORDS, Oracle
 from tests.app.redis_server import RedisServer
@@ -46,6 +47,9 @@ a_word = st.sampled_from(VOCABULARY)
 some_words = st.lists(a_word, max_size=6)
 a_place = st.integers(0, 2**16)  # of a session, a file or a position among those that there are
 
+#: How sessions adapt, if they do.
+ADAPTATIONS = (Adaptation(3, 2.0, 0.5), Adaptation(20, 0.5, 0.1))
+
 
 @dataclass
 class Expected:
@@ -55,15 +59,16 @@ class Expected:
     expires: float
     last: int = 0  # how many words its last request brought, 0 if that cannot be told any more
     most: int = 0  # how many words it or those that it came from ever had: beyond the bound some are forgotten
+    adapt: Adaptation | None = None
 
     def __post_init__(self) -> None:
         self.most = max(self.most, len(self.words))
 
 
 @lru_cache(maxsize=4096)
-def row(words: tuple[str, ...]) -> dict[str, float]:
+def row(words: tuple[str, ...], adapt: Adaptation | None) -> dict[str, float]:
     """The probability of every word after these, computed alone and from the start."""
-    oracle = Oracle()
+    oracle = Oracle(adaptation=adapt)
     oracle.consume(*words)
     return oracle.row()
 
@@ -77,7 +82,7 @@ class Sessions(RuleBasedStateMachine):
         super().__init__()
         self.sessions: dict[str, Expected] = {}
         self.gone: list[str] = []
-        self.files: list[tuple[bytes, tuple[str, ...], int]] = []
+        self.files: list[tuple[bytes, Expected]] = []
 
     # --- What is asked and how it is answered
 
@@ -101,17 +106,24 @@ class Sessions(RuleBasedStateMachine):
     def used(self, session: Expected) -> None:
         session.expires = self.now + TTL
 
-    def born(self, reply: dict[str, Any], words: tuple[str, ...], last: int = 0, most: int = 0) -> None:
+    def born(
+        self,
+        reply: dict[str, Any],
+        words: tuple[str, ...],
+        last: int = 0,
+        most: int = 0,
+        adapt: Adaptation | None = None,
+    ) -> None:
         session = reply["session_id"]
         assert session not in self.sessions
         assert session not in self.gone
-        self.sessions[session] = Expected(words, self.now + TTL, last, most)
+        self.sessions[session] = Expected(words, self.now + TTL, last, most, adapt)
         assert reply["position"] == len(words)
 
-    def stands(self, reply: dict[str, Any], words: tuple[str, ...]) -> None:
+    def stands(self, reply: dict[str, Any], words: tuple[str, ...], adapt: Adaptation | None = None) -> None:
         """The reply to a predict request with `top_k` of all words is that of somebody who has consumed `words`."""
         assert reply["position"] == len(words)
-        expected = row(words)
+        expected = row(words, adapt)
         told = {item["word"]: item["probability"] for item in reply["predictions"]}
         assert told.keys() == expected.keys()
         logs = np.log([[told[word], expected[word]] for word in told])
@@ -123,14 +135,16 @@ class Sessions(RuleBasedStateMachine):
     def begin(self, words: list[str]) -> None:
         self.open(words, predict=False)
 
-    @rule(words=some_words, predict=st.booleans())
-    def open(self, words: list[str], predict: bool) -> None:
-        if predict:
+    @rule(words=some_words, predict=st.booleans(), adapt=st.sampled_from([None, *ADAPTATIONS]))
+    def open(self, words: list[str], predict: bool, adapt: Adaptation | None = None) -> None:
+        if adapt is not None:
+            reply = self.post("/v1/sessions", 201, words=words, adapt=asdict(adapt))
+        elif predict:
             reply = self.post("/v1/predict", 200, words=words, top_k=len(WORDS), include_unknown=True)
             self.stands(reply, tuple(words))
         else:
             reply = self.post("/v1/sessions", 201, words=words)
-        self.born(reply, tuple(words), len(words))
+        self.born(reply, tuple(words), len(words), adapt=adapt)
 
     @precondition(lambda self: self.sessions)
     @rule(place=a_place, words=some_words, told=st.booleans(), scores=st.booleans())
@@ -144,7 +158,7 @@ class Sessions(RuleBasedStateMachine):
         session.most = max(session.most, len(session.words))
         session.last = len(words) or session.last
         self.used(session)
-        self.stands(reply, session.words)
+        self.stands(reply, session.words, session.adapt)
 
     @precondition(lambda self: any(session.last for session in self.sessions.values()))
     @rule(place=a_place, scores=st.booleans())
@@ -154,7 +168,8 @@ class Sessions(RuleBasedStateMachine):
         words = session.words[-session.last :]
         position = len(session.words) - len(words)
         body = {"session_id": id, "words": list(words), "position": position, "scores": scores}
-        self.stands(self.post("/v1/predict", 200, top_k=len(WORDS), include_unknown=True, **body), session.words)
+        reply = self.post("/v1/predict", 200, top_k=len(WORDS), include_unknown=True, **body)
+        self.stands(reply, session.words, session.adapt)
         self.used(session)
 
     @precondition(lambda self: self.sessions)
@@ -193,7 +208,8 @@ class Sessions(RuleBasedStateMachine):
         response = self.call("POST", f"/v1/sessions/{id}/fork", json={} if now else {"position": position})
         if self.reachable(response, session, position):
             words = session.words[:position]
-            self.born(response.json(), words, session.last if position == len(session.words) else 0, session.most)
+            last = session.last if position == len(session.words) else 0
+            self.born(response.json(), words, last, session.most, session.adapt)
 
     @precondition(lambda self: self.sessions)
     @rule(place=a_place, at=a_place, times=st.integers(1, 2))
@@ -215,12 +231,12 @@ class Sessions(RuleBasedStateMachine):
         id, session = self.session(place)
         response = self.call("GET", f"/v1/sessions/{id}/state")
         assert response.status_code == 200
-        self.files.append((response.content, session.words, session.most))
+        self.files.append((response.content, replace(session)))
 
     @precondition(lambda self: self.files)
     @rule(place=a_place, damage=st.integers(0, 3), at=a_place)
     def carry_in(self, place: int, damage: int, at: int) -> None:
-        content, words, most = self.files[place % len(self.files)]
+        content, session = self.files[place % len(self.files)]
         if damage == 0:
             flipped = bytearray(content)
             flipped[at % len(content)] ^= 1
@@ -229,7 +245,7 @@ class Sessions(RuleBasedStateMachine):
             return
         response = self.call("POST", "/v1/sessions", content=content, headers=FILE)
         assert response.status_code == 201, response.text
-        self.born(response.json(), words, most=most)
+        self.born(response.json(), session.words, most=session.most, adapt=session.adapt)
 
     @precondition(lambda self: self.sessions)
     @rule(place=a_place, last=st.integers(1, 8))
@@ -241,7 +257,7 @@ class Sessions(RuleBasedStateMachine):
             positions = [item["position"] for item in words]
             assert positions == list(range(len(session.words) - len(words) + 1, len(session.words) + 1))
             best = words[-1]["predictions"][0]
-            assert abs(best["probability"] - row(session.words)[best["word"]]) < 1e-4
+            assert abs(best["probability"] - row(session.words, session.adapt)[best["word"]]) < 1e-4
 
     @precondition(lambda self: self.sessions)
     @rule(place=a_place)
@@ -322,7 +338,7 @@ class Sessions(RuleBasedStateMachine):
     def teardown(self) -> None:
         for id, session in self.sessions.items():
             body = {"session_id": id, "position": len(session.words), "include_unknown": True}
-            self.stands(self.post("/v1/predict", 200, top_k=len(WORDS), **body), session.words)
+            self.stands(self.post("/v1/predict", 200, top_k=len(WORDS), **body), session.words, session.adapt)
             assert self.call("DELETE", f"/v1/sessions/{id}").status_code == 204
         self.live.do(self.settled)
 
