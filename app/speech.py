@@ -51,9 +51,14 @@ class Speech:
     heard: asyncio.Event | None = None  # set on the event loop when there is more to read
     ready: int = field(init=False)
     stopped: bool = False
+    _ends: list[_End] = field(init=False)
 
     def __post_init__(self) -> None:
         self.ready = len(self.said)
+        self._ends = [_End(sequence) for sequence in self.stop]
+        for word in self.said:
+            for end in self._ends:
+                end.take(word.id)
 
     @property
     def goes_on(self) -> bool:
@@ -66,29 +71,45 @@ class Speech:
             self.stopped = True
             self.ready = len(self.said)
             return
-        tail = [said.id for said in self.said[-self._longest :]]
-        tail.append(word.id)
-        for sequence in self.stop:
-            if tail[-len(sequence) :] == list(sequence):
-                self.ready = len(self.said) + 1 - len(sequence)
+        for end in self._ends:
+            if end.take(word.id):
+                self.ready = len(self.said) + 1 - len(end.sequence)
                 self.stopped = True
                 return
         self.said.append(word)
         self.ids.append(word.id)
-        held = 0 if len(self.said) == self.max_words else max((_begun(s, tail) for s in self.stop), default=0)
+        held = 0 if len(self.said) == self.max_words else max((end.begun for end in self._ends), default=0)
         self.ready = len(self.said) - held
 
-    @property
-    def _longest(self) -> int:
-        return max(map(len, self.stop), default=1)
 
+class _End:
+    """A stop sequence, and with how many of its first words what was taken so far ends: `begun`.
 
-def _begun(sequence: Sequence[int], tail: Sequence[int]) -> int:
-    """With how many of the first words of `sequence`, but not all, `tail` ends."""
-    for count in range(min(len(sequence) - 1, len(tail)), 0, -1):
-        if list(tail[-count:]) == list(sequence[:count]):
-            return count
-    return 0
+    A word costs a constant time on average, however long the sequence is (Knuth, Morris, Pratt 1977): this runs between
+    the steps that everybody waits for.
+    """
+
+    __slots__ = ("_borders", "begun", "sequence")
+
+    def __init__(self, sequence: Sequence[int]) -> None:
+        self.sequence = sequence
+        self.begun = 0
+        # For each length of a beginning: with how many of its first words, but not all, it ends, too.
+        self._borders = [0]
+        for id in sequence[1:]:
+            self.take(id)
+            self._borders.append(self.begun)
+        self.begun = 0
+
+    def take(self, id: int) -> bool:
+        """Whether this word completes the sequence."""
+        begun = self.begun
+        if begun == len(self.sequence):
+            begun = self._borders[begun - 1]
+        while begun and self.sequence[begun] != id:
+            begun = self._borders[begun - 1]
+        self.begun = begun + (self.sequence[begun] == id)
+        return self.begun == len(self.sequence)
 
 
 def draw(

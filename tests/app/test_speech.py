@@ -66,6 +66,39 @@ def test_what_may_begin_a_stop_sequence_is_held_back() -> None:
     assert ready == [1, 1, 1, 4, 5]
 
 
+def test_long_stop_sequences_cost_no_more_than_short_ones() -> None:
+    """They are looked for between the steps that all sessions share."""
+
+    class Counted(int):
+        compared = 0
+
+        def __eq__(self, other: object) -> bool:
+            Counted.compared += 1
+            return isinstance(other, int) and int(self) == int(other)
+
+        def __ne__(self, other: object) -> bool:
+            return not self == other
+
+        __hash__ = int.__hash__
+
+    same, other = Counted(7), Counted(8)
+    growing = speech(1000, stop=[(*[same] * 499, Counted(100 + i)) for i in range(16)])
+    Counted.compared = 0
+    for number in range(900):
+        growing.take(said(other if number % 450 == 449 else same))
+    assert Counted.compared <= 16 * 900 * 4
+    assert growing.ready == 900
+
+
+def test_what_was_said_before_may_begin_a_stop_sequence() -> None:
+    growing = speech(9, stop=[(1, 2, 1, 3)], said=[said(1), said(2)])
+    for id in (1, 2, 1):
+        growing.take(said(id))
+    assert (len(growing.said), growing.ready) == (5, 2)
+    growing.take(said(3))
+    assert (growing.stopped, growing.ready) == (True, 2)
+
+
 def test_no_word_that_could_be_said_ends_it() -> None:
     runtime = FakeRuntime(vocabulary_size=1)
     hidden = np.zeros((2, 5), np.float32)
