@@ -12,9 +12,10 @@ from fastapi import APIRouter
 from starlette.responses import Response
 
 from app import problems
-from app.completions import Choice, CompletionReply, CompletionRequest, Given, ModelsReply, given_ids
+from app.completions import Choice, Given, given_ids
 from app.exchange import Exchange, Outlet
 from app.generation import Generated, Opening, Order, alone, in_session
+from app.openai_schemas import CompletionReply, CompletionRequest, ModelsReply
 from app.problems import Problem
 from app.requests import Headers
 from app.schemas import OpenRequest

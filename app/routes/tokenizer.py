@@ -10,8 +10,8 @@ from fastapi import APIRouter
 from starlette.responses import Response
 
 from app import problems
-from app.completions import DetokenizeReply, DetokenizeRequest, TokenizeReply, TokenizeRequest, TokenizerReply
 from app.exchange import Exchange, Outlet
+from app.openai_schemas import DetokenizeReply, DetokenizeRequest, TokenizeReply, TokenizeRequest, TokenizerReply
 from app.problems import Problem
 from app.requests import Headers
 from app.service import Service
