@@ -40,6 +40,7 @@ FLIGHTS = 4
 GRACE_SECONDS = 60.0
 
 PREFIX = b"nextword:session:"
+PROBE = b"nextword:probe"
 
 #: A value begins with the revision.
 REVISION_BYTES = 8
@@ -90,7 +91,7 @@ class RedisBackend:
         self._scheduled = False
         self._flights: set[asyncio.Task[None]] = set()
         self._prober: asyncio.Task[None] | None = None
-        self._lost = asyncio.Event()
+        self._in_doubt = asyncio.Event()  # set until it has been asked whether it can be written
         self._loop: asyncio.AbstractEventLoop
         self._sha = hashlib.sha1(COMPARE_AND_SET.encode(), usedforsecurity=False).hexdigest()
         try:
@@ -133,7 +134,7 @@ class RedisBackend:
         expected = b"" if expected_revision is None else _packed(expected_revision)
         value = _packed(session.revision) + content
         milliseconds = max(1, int((session.expires_at - self._clock() + GRACE_SECONDS) * 1000))
-        return self._order(bool, "EVALSHA", self._sha, 1, _key(session.id), expected, value, milliseconds)
+        return self._order(_written, "EVALSHA", self._sha, 1, _key(session.id), expected, value, milliseconds)
 
     def remove(self, session_id: str) -> Future[bool]:
         return self._order(bool, "UNLINK", _key(session_id))
@@ -169,12 +170,14 @@ class RedisBackend:
 
     async def _fly(self, orders: Sequence[_Order]) -> None:
         try:
-            replies = await self._exchange([order.command for order in orders])
+            replies, twice = await self._exchange([order.command for order in orders])
             forgotten = [index for index, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
             if forgotten:  # the server was restarted, or is another one now
                 again = [("EVAL", COMPARE_AND_SET, *orders[index].command[2:]) for index in forgotten]
-                for index, reply in zip(forgotten, await self._exchange(again), strict=True):
+                late, again_twice = await self._exchange(again)
+                for index, reply in zip(forgotten, late, strict=True):
                     replies[index] = reply
+                twice = twice or again_twice
         except BaseException as error:
             self._lose(error)
             for order in orders:
@@ -188,19 +191,27 @@ class RedisBackend:
                 # Out of memory, a replica that may not write, no permission: nothing was changed.
                 log.error("the session store refused %s: %s", order.command[0], reply)
                 order.future.set_exception(StoreAwayError("the session store does not take what it is given now"))
+                self._in_doubt.set()
+            elif twice and order.answer is _written and not reply:
+                # It may have been written the first time, and somebody else have gone on from there since: whoever
+                # took it for refused and began anew would count the same words twice.
+                order.future.set_exception(StoreAwayError("the answer of the session store was lost"))
             else:
                 order.future.set_result(order.answer(reply))
 
-    async def _exchange(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
-        """The replies; errors that concern one command only are among them. Raises when the connection is of no use."""
+    async def _exchange(self, commands: Sequence[tuple[Any, ...]]) -> tuple[list[Any], bool]:
+        """The replies, and whether all had to be sent twice. Errors that concern one command only are among them.
+
+        Raises when the connection is of no use.
+        """
         async with asyncio.timeout(TIMEOUT_SECONDS):
             try:
-                return await self._send(commands)
+                return await self._send(commands), False
             except LostConnectionError:
-                # A server that was restarted has closed all connections, and only using one shows it. Sending all of
-                # this twice does no harm.
+                # A server that was restarted has closed all connections, and only using one shows it. All that is sent
+                # here may be done twice.
                 await self._pool.disconnect(inuse_connections=False)
-                return await self._send(commands)
+                return await self._send(commands), True
 
     async def _send(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
         connection = await self._pool.get_connection()  # type: ignore[no-untyped-call]
@@ -224,27 +235,28 @@ class RedisBackend:
         if self.away is None:
             log.error("the session store is away: %s", str(error) or type(error).__name__)
         self.away = AWAY
-        self._lost.set()
+        self._in_doubt.set()
 
     async def _probe(self) -> None:
         while True:
-            await self._lost.wait()
+            await self._in_doubt.wait()
             await self._ask()
             if self.away is not None:
                 await asyncio.sleep(PROBE_SECONDS)
 
     async def _ask(self) -> None:
+        """Whether it can be written shows by writing: it may be full, or a replica by now."""
         try:
-            (reply,) = await self._exchange([("PING",)])
+            ((reply,), _) = await self._exchange([("SET", PROBE, b"", "PX", 1000)])
         except (RedisError, OSError) as error:
             self._lose(error)
             return
         if isinstance(reply, ResponseError):
             self._lose(reply)
             return
-        if self._lost.is_set():
+        if self._in_doubt.is_set() and self.away is not None:
             log.warning("the session store is there again")
-        self._lost.clear()
+        self._in_doubt.clear()
         self.away = None
 
 
@@ -254,6 +266,10 @@ def _key(session_id: str) -> bytes:
 
 def _packed(revision: int) -> bytes:
     return revision.to_bytes(REVISION_BYTES, "big")
+
+
+def _written(reply: int) -> bool:
+    return reply == 1
 
 
 def _content(value: bytes | None) -> bytes | None:

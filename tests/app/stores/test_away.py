@@ -37,6 +37,14 @@ async def ready(it: Running, status: int) -> None:
             await anyio.sleep(0.02)
 
 
+async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with suppress(OSError):
+        while part := await reader.read(65_536):
+            writer.write(part)
+            await writer.drain()
+    writer.close()
+
+
 async def goes_on(it: Running, session_id: str) -> None:
     """The session stands after "the cat", and takes "sat"."""
     oracle = Oracle()
@@ -102,8 +110,56 @@ async def test_redis_without_room(own_redis: RedisServer) -> None:
         with own_redis.client() as client:
             client.config_set("maxmemory", "1")
             await refuses(it, session_id=session_id, text="sat", position=2)
+            await ready(it, 503)
             client.config_set("maxmemory", "0")
+        await ready(it, 200)
         await goes_on(it, session_id)
+
+
+async def test_redis_that_may_not_write(own_redis: RedisServer) -> None:
+    """As after a fail-over, when the address still leads to the server that has become a replica."""
+    async with running(store=own_redis.url, session_key=KEY) as it:
+        session_id = (await it.ok(text="the cat"))["session_id"]
+        with own_redis.client() as client:
+            client.config_set("replica-serve-stale-data", "yes")
+            client.replicaof("127.0.0.1", "1")
+            await refuses(it, session_id=session_id, text="sat", position=2)
+            await ready(it, 503)
+            client.replicaof("NO", "ONE")
+        await ready(it, 200)
+        await goes_on(it, session_id)
+
+
+async def test_answer_of_redis_that_is_lost_while_another_replica_goes_on(own_redis: RedisServer) -> None:
+    """Sent once more, the commit finds the session moved on. That it was another's doing only cannot be told: so it is
+    not begun anew, for then its word would count twice."""
+    losing = False
+
+    async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal losing
+        inside_reader, inside_writer = await asyncio.open_connection("127.0.0.1", own_redis.port)
+        asking = asyncio.create_task(pump(reader, inside_writer))
+        while part := await inside_reader.read(65_536):
+            if losing:
+                losing = False
+                await other.ok(session_id=session_id, text="on")
+                break
+            writer.write(part)
+        inside_writer.close()
+        writer.close()
+        await asking
+
+    async with await asyncio.start_server(forward, "127.0.0.1", 0) as server:
+        address = f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}/0"
+        async with (
+            running(store=address, session_key=KEY) as one,
+            running(store=own_redis.url, session_key=KEY) as other,
+        ):
+            session_id = (await one.ok(text="the cat"))["session_id"]
+            losing = True
+            await refuses(one, session_id=session_id, text="sat")
+            assert (await other.client.get(f"/v1/sessions/{session_id}")).json()["words"] == ["the", "cat", "sat", "on"]
+            await one.ok(session_id=session_id, text="mat", position=4)
 
 
 async def test_redis_with_a_password(tmp_path: Path) -> None:
@@ -155,13 +211,6 @@ async def test_redis_behind_tls(own_redis: RedisServer, certificate: Path) -> No
     """The Redis of the tests has no TLS of its own: something in front of it does."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate)
-
-    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(OSError):
-            while part := await reader.read(65_536):
-                writer.write(part)
-                await writer.drain()
-        writer.close()
 
     async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         inside_reader, inside_writer = await asyncio.open_connection("127.0.0.1", own_redis.port)
