@@ -19,10 +19,10 @@ ALL = ("engine", "http", "stores", "replicas", "memory", "start")
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
-    parser.add_argument("benchmark", choices=[*ALL, "agreement", "soak", "all"], help=f"all: {', '.join(ALL)}")
+    parser.add_argument("benchmark", choices=[*report.SECTIONS, "all"], help=f"all: {', '.join(ALL)}")
     parser.add_argument("--model", type=Path, help="a model directory instead of the one that ships")
-    parser.add_argument("--data", type=Path, help="agreement: the text to compare on")
-    parser.add_argument("--words", type=int, default=50_000, help="agreement: how many words of it (50000)")
+    parser.add_argument("--data", type=Path, help="agreement: the text to compare on; quality: the folder of texts")
+    parser.add_argument("--words", type=int, default=50_000, help="agreement, quality: words of a text (50000)")
     parser.add_argument("--threads", type=_threads, help="engine: for example 1,2 (1 and all cores, up to 4)")
     parser.add_argument("--sessions", type=int, default=100_000, help="memory: live sessions (100000)")
     parser.add_argument(
@@ -86,6 +86,12 @@ def _benchmarks(options: argparse.Namespace, command: str) -> dict[str, Callable
         seconds = min(options.seconds, 20) if options.quick else options.seconds
         return soak.run(command, model=options.model, seconds=seconds)
 
+    def quality() -> str:
+        from tests.benchmarks import quality
+
+        words = min(options.words, 500) if options.quick else options.words
+        return quality.run(command, chosen=options.model, data=options.data, words=words)
+
     return {
         "engine": engine,
         "http": http,
@@ -95,6 +101,7 @@ def _benchmarks(options: argparse.Namespace, command: str) -> dict[str, Callable
         "start": start,
         "agreement": agreement,
         "soak": soak,
+        "quality": quality,
     }
 
 

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent.parent
 FILE = ROOT / "BENCHMARKS.md"
 
 #: In this order, whichever was measured first.
-SECTIONS = ("engine", "http", "stores", "replicas", "memory", "start", "agreement", "soak")
+SECTIONS = ("engine", "http", "stores", "replicas", "memory", "start", "agreement", "quality", "soak")
 
 PREFACE = """\
 # Benchmarks
@@ -100,9 +100,9 @@ def write(name: str, body: str, file: Path = FILE) -> None:
     file.write_text(replaced(document, name, body), encoding="utf-8")
 
 
-def circumstances(command: str, packages: Sequence[str] = _PACKAGES) -> str:
-    """Where, when, with what and how a section was measured: Markdown list items."""
-    others = _others_load()
+def circumstances(command: str, packages: Sequence[str] = _PACKAGES, *, timed: bool = True) -> str:
+    """Where, when, with what and how a section was measured: Markdown list items. timed: what else ran matters."""
+    others = _others_load() if timed else None
     when = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     lines = [
         f"- Measured {when} by `{command}`, nextword {_revision()}",
