@@ -27,6 +27,8 @@ from model.tokenizer import END, UNKNOWN, Tokenizer, words_of
 
 #: Called with the bytes done and the bytes in all.
 Progress = Callable[[int, int], None]
+#: Gives a text, whole lines of it, without those that nothing shall be learnt from.
+Screen = Callable[[str], str]
 Side = Literal["train", "valid", "test"]
 Unit = Literal["document", "line"]
 
@@ -43,22 +45,26 @@ class CorpusError(ValueError):
 # --- Vocabulary -------------------------------------------------------------------------------------------------------
 
 
-def count_words(paths: Sequence[Path], policy: str, progress: Progress | None = None) -> Counter[str]:
+def count_words(
+    paths: Sequence[Path], policy: str, progress: Progress | None = None, screen: Screen | None = None
+) -> Counter[str]:
     """How often each word stands in the files, `<eos>` included.
 
     Raises:
         CorpusError: a file is missing, empty or not UTF-8.
     """
-    return _count(_file_pieces(paths, progress), policy)
+    return _count(_screened(_file_pieces(paths, progress), screen), policy)
 
 
-def count_documents(documents: Sequence[Document], policy: str, progress: Progress | None = None) -> Counter[str]:
+def count_documents(
+    documents: Sequence[Document], policy: str, progress: Progress | None = None, screen: Screen | None = None
+) -> Counter[str]:
     """How often each word stands in the documents, `<eos>` included.
 
     Raises:
         CorpusError: a file has become shorter, or has gone, since the documents were found.
     """
-    return _count(_document_pieces(documents, progress), policy)
+    return _count(_screened(_document_pieces(documents, progress), screen), policy)
 
 
 def build_vocabulary(counts: Mapping[str, int], size: int | None = None) -> list[str]:
@@ -98,24 +104,26 @@ def _count(pieces: Iterable[str], policy: str) -> Counter[str]:
 # --- Ids --------------------------------------------------------------------------------------------------------------
 
 
-def encode_files(paths: Sequence[Path], tokenizer: Tokenizer, progress: Progress | None = None) -> NDArray[np.int32]:
+def encode_files(
+    paths: Sequence[Path], tokenizer: Tokenizer, progress: Progress | None = None, screen: Screen | None = None
+) -> NDArray[np.int32]:
     """The ids (N,) of the files one after the other. A last line without a line end gets its `<eos>` too.
 
     Raises:
         CorpusError: a file is missing, empty or not UTF-8.
     """
-    return _encode(_file_pieces(paths, progress), tokenizer)
+    return _encode(_screened(_file_pieces(paths, progress), screen), tokenizer)
 
 
 def encode_documents(
-    documents: Sequence[Document], tokenizer: Tokenizer, progress: Progress | None = None
+    documents: Sequence[Document], tokenizer: Tokenizer, progress: Progress | None = None, screen: Screen | None = None
 ) -> NDArray[np.int32]:
     """The ids (N,) of the documents one after the other, in the order given.
 
     Raises:
         CorpusError: a file has become shorter, or has gone, since the documents were found.
     """
-    return _encode(_document_pieces(documents, progress), tokenizer)
+    return _encode(_screened(_document_pieces(documents, progress), screen), tokenizer)
 
 
 def _encode(pieces: Iterable[str], tokenizer: Tokenizer) -> NDArray[np.int32]:
@@ -400,6 +408,10 @@ def _file_pieces(paths: Sequence[Path], progress: Progress | None) -> Iterator[s
                     progress(done, total)
             if rest or line_open:
                 yield _text(rest, path, position) + "\n"
+
+
+def _screened(pieces: Iterator[str], screen: Screen | None) -> Iterator[str]:
+    return pieces if screen is None else filter(None, map(screen, pieces))
 
 
 def _document_pieces(documents: Sequence[Document], progress: Progress | None) -> Iterator[str]:

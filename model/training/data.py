@@ -35,6 +35,7 @@ from model.tokenizer import END, POLICIES, Tokenizer, TokenizerError
 from model.training.batches import ParallelSequentialIterator
 from model.training.folder import HELD_OUT, IDS, RECIPE, TOKENIZER, FolderError, check_free, read_arrays, write_arrays
 from model.training.recipe import RECIPES, Recipe, RecipeError
+from model.training.screen import Screen
 
 #: Of a single text that cannot be split by documents: the share at its end that is held out for validation.
 _TAIL = 0.05
@@ -77,7 +78,7 @@ def prepare(recipe: Recipe, path: Path | None, out: Path, *, resume: bool, conso
     """Read, split and encode the text, and keep the result in `out`; with `resume`, take what is kept there.
 
     `path` is the folder of the recipe's files, or a text file used instead of them. Held-out test documents are
-    written to `out/held-out/`, to evaluate on. Nothing is written before the text is known to be good.
+    written to `out/held-out/`, as they are, to evaluate on. Nothing is written before the text is known to be good.
 
     Raises:
         CorpusError: the text cannot be used, or `out` not be written.
@@ -215,19 +216,24 @@ def _tokenizer(recipe: Recipe, counts: Counter[str]) -> Tokenizer:
 
 
 def _split_files(recipe: Recipe, train: Path, valid: Path, console: Console) -> TrainingData:
+    screen = _screen(recipe)
     with _progress(console, "counting words") as on_bytes:
-        tokenizer = _tokenizer(recipe, count_words([train], recipe.data.policy, on_bytes))
+        tokenizer = _tokenizer(recipe, count_words([train], recipe.data.policy, on_bytes, screen))
+    _tell(screen, console)
     with _progress(console, "encoding") as on_bytes:
-        return TrainingData(tokenizer, encode_files([train], tokenizer, on_bytes), encode_files([valid], tokenizer))
+        ids = encode_files([train], tokenizer, on_bytes, screen)
+    return TrainingData(tokenizer, ids, encode_files([valid], tokenizer, screen=screen))
 
 
 def _own_text(recipe: Recipe, path: Path, console: Console) -> _Text:
     if all(split_documents(path, recipe.data.held_out_every).values()):
         return _documents(recipe, path.parent, {path.name: Source(part_bytes=50_000)}, console)
     # Too few documents to hold some out: one text, whose end is held out.
+    screen = _screen(recipe)
     with _progress(console, "counting words") as on_bytes:
-        tokenizer = _tokenizer(recipe, count_words([path], recipe.data.policy, on_bytes))
-    ids = encode_files([path], tokenizer)
+        tokenizer = _tokenizer(recipe, count_words([path], recipe.data.policy, on_bytes, screen))
+    _tell(screen, console)
+    ids = encode_files([path], tokenizer, screen=screen)
     tail = max(2, round(len(ids) * _TAIL))
     if len(ids) < 2 * tail:
         raise CorpusError(f"{path}: {len(ids)} words are too few to train on some and validate on the others")
@@ -243,15 +249,27 @@ def _documents(recipe: Recipe, folder: Path, sources: Mapping[str, Source], cons
         held_out = {
             name: split_documents(folder / name, every, source.unit)["test"] for name, source in sources.items()
         }
+    screen = _screen(recipe)
     with _progress(console, "counting words") as on_bytes:
-        tokenizer = _tokenizer(recipe, count_documents(train, recipe.data.policy, on_bytes))
+        tokenizer = _tokenizer(recipe, count_documents(train, recipe.data.policy, on_bytes, screen))
+    _tell(screen, console)
     with _progress(console, "encoding") as on_bytes:
-        ids = encode_documents(train, tokenizer, on_bytes)
+        ids = encode_documents(train, tokenizer, on_bytes, screen)
     return _Text(
-        TrainingData(tokenizer, ids, encode_documents(valid, tokenizer)),
+        TrainingData(tokenizer, ids, encode_documents(valid, tokenizer, screen=screen)),
         held_out,
         {name: "" if source.unit == "line" else "\n" for name, source in sources.items()},
     )
+
+
+def _screen(recipe: Recipe) -> Screen | None:
+    return Screen() if recipe.data.screened else None
+
+
+def _tell(screen: Screen | None, console: Console) -> None:
+    if screen is not None:
+        why = ", ".join(f"{count:,} for {reason}" for reason, count in screen.dropped.most_common()) or "none"
+        console.print(f"{screen.lines:,} lines looked at, left out: {why}")
 
 
 @contextmanager

@@ -63,6 +63,8 @@ class Data(_Table):
     valid: _FileName | None = None
     #: Files of documents below --data, and how each is used; some documents are held out.
     documents: dict[_FileName, Documents] | None = Field(default=None, min_length=1)
+    #: Leave out lines that tell how to find a person, and lines with slurs (model/training/screen.py).
+    screened: bool = False
     #: Of this many documents, chosen by their content, one is held out for validation and one for testing.
     held_out_every: int = Field(default=100, ge=3)
 

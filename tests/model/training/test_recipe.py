@@ -20,8 +20,8 @@ def test_the_recipes_that_come_with_nextword() -> None:
 
 
 def test_an_unknown_one_names_those_there_are() -> None:
-    with pytest.raises(RecipeError, match=r"^no recipe 'english'; there are .*english-small.*, or give a \.toml file"):
-        load("english")
+    with pytest.raises(RecipeError, match=r"^no recipe 'englisch'; there are .*english-small.*, or give a \.toml file"):
+        load("englisch")
 
 
 def test_a_file_of_ones_own(tmp_path: Path) -> None:
