@@ -74,6 +74,15 @@ class Choice:
         self._tokens.add(self._tokenizer.word_of(said.id), value, tops, self._length + blank)
         self._length += len(piece)
 
+    def whole(
+        self, said: Sequence[Said], before: Sequence[int], scores: Scores | None, finish_reason: str
+    ) -> dict[str, Any]:
+        """The choice, when all has been said; the others as in `begin`."""
+        self.begin(before, scores)
+        for word in said:
+            self.say(word, before, scores)
+        return self.take(finish_reason)
+
     def _give_back(self, scores: Scores | None) -> None:
         given = self._given
         self._pieces.append(given.text)

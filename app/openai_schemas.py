@@ -17,6 +17,9 @@ MAX_PROMPTS = 128
 MAX_CHOICES = 16
 MAX_LOGPROBS = 20
 MAX_STOPS = 16
+#: The most words that an answer may come to, prompts that are given back included; with predictions beside them, each
+#: prediction counts.
+MAX_ANSWER = 200_000
 
 Id = Annotated[int, Field(ge=0, le=2**53, json_schema_extra={WORD_ID: True})]
 Prompt = str | Annotated[list[Id], Field(min_length=1)]

@@ -43,6 +43,10 @@ _TITLES = {
 }
 
 
+#: How Pydantic names types in places, besides names with brackets.
+_TYPES = frozenset({"str", "int", "float", "bool"})
+
+
 class Problem(Exception):  # noqa: N818 - RFC 9457 calls it so
     """An answer that is an error. `fields` are members of its own beside type, title, status and detail."""
 
@@ -96,6 +100,16 @@ def too_many_words(count: int, limit: int) -> Problem:
     return Problem(413, "too-many-words", detail, fields={"words": count, "limit": limit})
 
 
+def answer_too_large(words: int, each: int, limit: int) -> Problem:
+    """`words` of an answer with `each` predictions beside them, where `limit` is the most of both together."""
+    beside = f" with {each} predictions each" if each else ""
+    detail = (
+        f"the answer may come to {words} words{beside}, and {limit} is the most for one request; lower `max_tokens`, "
+        "`n` or `logprobs`, or send the prompts in several requests"
+    )
+    return Problem(413, "answer-too-large", detail, fields={"words": words, "limit": limit})
+
+
 def too_many_sessions(limit: int, retry_after: int) -> Problem:
     detail = f"this key has {limit} sessions, the most it may have at once; delete one, or wait until one expires"
     return Problem(
@@ -108,9 +122,19 @@ def of_validation(error: ValidationError) -> Problem:
     errors = error.errors(include_url=False, include_context=False, include_input=False)
     if errors[0]["type"] == "json_invalid":
         return Problem(400, "not-json", errors[0]["msg"])
-    items = [{"field": ".".join(map(str, item["loc"])) or "body", "message": item["msg"]} for item in errors[:20]]
+    items = [{"field": _field(item["loc"]), "message": item["msg"]} for item in errors[:20]]
     detail = "; ".join(f"{item['field']}: {item['message']}" for item in items)
     return Problem(422, "invalid-field", detail, fields={"errors": items})
+
+
+def _field(place: tuple[int | str, ...]) -> str:
+    """The field's own name. Behind it, Pydantic says which of several types it tried: that is none of the client's."""
+    parts = list(place)
+    for end, part in enumerate(parts[1:], 1):
+        if isinstance(part, str) and (part in _TYPES or not part.isidentifier()):
+            del parts[end:]
+            break
+    return ".".join(map(str, parts)) or "body"
 
 
 def of_exception(error: BaseException, *, retry_after: int) -> Problem:

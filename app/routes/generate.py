@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 import pydantic_core
@@ -84,8 +86,7 @@ class Generate:
         )
         opening, said = generated.opening, generated.said
         if not request.stream:
-            for word in said:
-                self._set(opening, word)
+            await asyncio.to_thread(self._set_all, opening, said)
         reply = pydantic_core.to_json(
             {
                 "session_id": opening.session_id,
@@ -105,6 +106,10 @@ class Generate:
 
     def _word(self, said: Said) -> str:
         return self._service.tokenizer.vocabulary[said.id]
+
+    def _set_all(self, opening: Opening, said: Sequence[Said]) -> None:
+        for word in said:
+            self._set(opening, word)
 
     def _set(self, opening: Opening, said: Said) -> str:
         if not self._pieces:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
 import pydantic_core
@@ -15,7 +15,7 @@ from app import problems
 from app.completions import Choice, Given, given_ids
 from app.exchange import Exchange, Outlet
 from app.generation import Generated, Opening, Order, alone, in_session
-from app.openai_schemas import CompletionReply, CompletionRequest, ModelsReply
+from app.openai_schemas import MAX_ANSWER, CompletionReply, CompletionRequest, ListedModel, ModelsReply
 from app.problems import Problem
 from app.requests import Headers
 from app.schemas import OpenRequest
@@ -25,6 +25,9 @@ from model.decoding import Sampling
 
 #: So many completions of one request are on their way at once: more would crowd out the requests of others.
 AT_ONCE = 16
+
+#: Longer answers are written on another thread, so that they do not hold up everybody else.
+INLINE_WORDS = 64
 
 T = TypeVar("T")
 
@@ -46,14 +49,32 @@ def router(service: Service, problem: dict[int | str, dict[str, Any]]) -> APIRou
         """Text that goes on from a prompt, as OpenAI's completions. Without `session_id` no session is touched."""
         return Exchange(service, Completion(service).answer, _failure)
 
+    def listed(name: str) -> dict[str, Any]:
+        return {"id": name, "object": "model", "created": started, "owned_by": "nextword"}
+
     @routes.get("/models", responses={200: {"model": ModelsReply}, **problem})
     async def models() -> Response:
         """The model that is served, by its name and by its id."""
-        names = (service.artifact.name, service.artifact.id)
-        data = [{"id": name, "object": "model", "created": started, "owned_by": "nextword"} for name in names]
-        return Response(pydantic_core.to_json({"object": "list", "data": data}), media_type="application/json")
+        reply = {"object": "list", "data": [listed(name) for name in _names(service)]}
+        return Response(pydantic_core.to_json(reply), media_type="application/json")
+
+    @routes.get("/models/{model}", responses={200: {"model": ListedModel}, **problem})
+    async def model(model: str) -> Response:
+        """One of them."""
+        _require_served(service, model)
+        return Response(pydantic_core.to_json(listed(model)), media_type="application/json")
 
     return routes
+
+
+def _names(service: Service) -> tuple[str, str]:
+    return service.artifact.name, service.artifact.id
+
+
+def _require_served(service: Service, model: str) -> None:
+    names = _names(service)
+    if model not in names:
+        raise Problem(404, "no-such-model", f"the model {model!r} is not served here, but {names[0]!r} is")
 
 
 def _failure(problem: Problem) -> tuple[bytes, bytes]:
@@ -77,18 +98,22 @@ class Completion:
         self._request = request = CompletionRequest.model_validate_json(body)
         self._outlet = outlet
         headers.match_session(request.session_id)
-        names = (service.artifact.name, service.artifact.id)
-        if request.model and request.model not in names:
-            raise Problem(404, "no-such-model", f"the model {request.model!r} is not served here, but {names[0]!r} is")
+        if request.model:
+            _require_served(service, request.model)
         self._base = {
             "id": f"cmpl-{secrets.token_hex(12)}",
             "object": "text_completion",
             "created": int(service.clock()),
             "model": service.artifact.id,
         }
+        if request.stream and request.stream_options and request.stream_options.get("include_usage"):
+            self._base["usage"] = None  # in each chunk, and known in the last
         prompts = [await self._given(prompt) for prompt in request.prompts]
         order = self._order()
         count = request.n or 1
+        size = count * sum(order.max_words + (len(prompt.ids) if order.echo else 0) for prompt in prompts)
+        if size * max(1, order.tops or 0) > MAX_ANSWER:
+            raise problems.answer_too_large(size, order.tops or 0, MAX_ANSWER)
         if request.session_id is None:
             room = asyncio.Semaphore(max(1, AT_ONCE // count))
             whole = await _together([self._alone(prompts[i], order, i * count, room) for i in range(len(prompts))])
@@ -99,11 +124,12 @@ class Completion:
         given = sum(len(prompt.ids) for prompt in prompts)
         usage = {"prompt_tokens": given, "completion_tokens": said, "total_tokens": given + said}
         if not request.stream:
-            reply = pydantic_core.to_json({**self._base, "choices": choices, "usage": usage})
-            await outlet.reply(reply, request.session_id)
+            reply = {**self._base, "choices": choices, "usage": usage}
+            await outlet.reply(await _written(size, pydantic_core.to_json, reply), request.session_id)
             return
-        if request.stream_options and request.stream_options.get("include_usage"):
-            await self._send([], usage=usage)
+        if "usage" in self._base:
+            self._base["usage"] = usage
+            await self._send([])
         await outlet.event(b"[DONE]")
         await outlet.close()
 
@@ -150,20 +176,19 @@ class Completion:
         """The whole choice, or what a stream lacks of it."""
         opening, said = generated.opening, generated.said
         if not self._request.stream:
-            for word in said:
-                choice.say(word, opening.words, opening.scores)
+            size = len(said) + (len(opening.words) if self._request.echo else 0)
+            return await _written(size, choice.whole, said, opening.words, opening.scores, generated.finish_reason)
         choice.begin(opening.words, opening.scores)
         end = choice.take(generated.finish_reason)
-        if self._request.stream:
-            await self._send([end])
+        await self._send([end])
         return end
 
-    async def _send(self, choices: Sequence[dict[str, Any]], **fields: Any) -> None:
+    async def _send(self, choices: Sequence[dict[str, Any]]) -> None:
         """A chunk of the stream. Several completions grow at once, but the stream is one."""
         async with self._sending:
             if not self._outlet.started:
                 await self._outlet.open(self._request.session_id)
-            await self._outlet.event(pydantic_core.to_json({**self._base, "choices": choices, **fields}))
+            await self._outlet.event(pydantic_core.to_json({**self._base, "choices": choices}))
 
     async def _given(self, prompt: str | list[int]) -> Given:
         request, service = self._request, self._service
@@ -192,6 +217,13 @@ class Completion:
             request.logprobs,
             bool(request.echo),
         )
+
+
+async def _written(words: int, write: Callable[..., T], *arguments: Any) -> T:
+    """What `write` makes of an answer of so many words."""
+    if words <= INLINE_WORDS:
+        return write(*arguments)
+    return await asyncio.to_thread(write, *arguments)
 
 
 async def _together(all_work: Sequence[Coroutine[Any, Any, T]]) -> list[T]:

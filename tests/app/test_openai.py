@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import threading
 from collections.abc import Iterator, Sequence
 from operator import itemgetter
 from pathlib import Path
@@ -16,6 +17,7 @@ import openai
 import pytest
 
 import model.runtimes
+from app.running_text import RunningText
 from model import decoding
 from model.artifact import Artifact
 from model.decoding import Sampling
@@ -52,6 +54,9 @@ def test_models(client: openai.OpenAI) -> None:
     assert [found.id for found in client.models.list()] == ["fake", "fake@0123456789ab"]
     for name in ("fake", "fake@0123456789ab"):
         assert client.completions.create(model=name, prompt="the", max_tokens=1).model == "fake@0123456789ab"
+        assert client.models.retrieve(name).id == name
+    with pytest.raises(openai.NotFoundError, match="'gpt' is not served here"):
+        client.models.retrieve("gpt")
 
 
 def test_a_completion(client: openai.OpenAI, server: Live) -> None:
@@ -202,6 +207,11 @@ def test_streaming(client: openai.OpenAI) -> None:
             joined = [item for part in parts for item in getattr(part.logprobs, name)]
             assert joined == getattr(choice.logprobs, name)
     assert len({chunk.id for chunk in chunks}) == 1
+    # As the standard has it: with usage asked for, each chunk has the field.
+    assert {"usage" in chunk.model_fields_set for chunk in chunks} == {True}
+    assert {chunk.usage for chunk in chunks[:-1]} == {None}
+    plain = client.completions.create(model="fake", prompt="the", max_tokens=1, stream=True)
+    assert not any("usage" in chunk.model_fields_set for chunk in plain)
 
 
 def test_streams_end_as_openais_do(server: Live) -> None:
@@ -282,6 +292,46 @@ def test_errors_are_the_clients_own_and_say_why(server: Live) -> None:
             assert caught.value.body["type"].startswith("urn:nextword:problem:")
             assert server.service.scheduler.engine.ticks == ticks
         plain.delete(f"/v1/sessions/{session}")
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"prompt": ["the"] * 128, "n": 16, "max_tokens": 1000}, 2_048_000),
+        ({"prompt": "the cat " * 2000, "max_tokens": 0, "echo": True, "logprobs": 20, "n": 16}, 64_000),
+        ({"prompt": ["the cat " * 20] * 100, "max_tokens": 10, "echo": True, "logprobs": 5, "n": 10}, 50_000),
+    ],
+)
+def test_answers_have_a_size_that_they_do_not_pass(server: Live, fields: dict[str, Any], words: int) -> None:
+    """What one request can make the service hold is known before anything is computed."""
+    ticks = server.service.scheduler.engine.ticks
+    with httpx2.Client(base_url=server.address, timeout=20) as plain:
+        reply = plain.post("/v1/completions", json=fields)
+    assert reply.status_code == 413
+    assert reply.json()["words"] == words
+    assert reply.json()["limit"] == 200_000
+    assert "max_tokens" in reply.json()["detail"]
+    assert server.service.scheduler.engine.ticks == ticks
+
+
+def test_long_answers_are_not_written_where_all_requests_are_served(
+    server: Live, client: openai.OpenAI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writers: set[int] = set()
+    add = RunningText.add
+
+    def noting(text: RunningText, id: int) -> str:
+        writers.add(threading.get_ident())
+        return add(text, id)
+
+    async def ident() -> int:
+        return threading.get_ident()
+
+    monkeypatch.setattr(RunningText, "add", noting)
+    client.completions.create(model="fake", prompt="the", max_tokens=300, n=2)
+    httpx2.post(f"{server.address}/v1/generate", json={"text": "the", "max_words": 300}, timeout=20)
+    assert writers
+    assert server.run(ident()) not in writers
 
 
 def test_failure_in_mid_stream_reaches_the_client(server: Live, client: openai.OpenAI) -> None:

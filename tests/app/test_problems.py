@@ -88,6 +88,24 @@ async def test_wrong_field_is_named(service: Running, body: dict[str, Any], fiel
 
 
 @pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({"prompt": []}, "prompt"),
+        ({"prompt": ["the", 5]}, "prompt"),
+        ({"prompt": 5}, "prompt"),
+        ({"stop": [""]}, "stop"),
+        ({"stop": 5}, "stop"),
+        ({"stream_options": {"include": True}}, "stream_options.include"),
+        ({"logit_bias": {"5": 1.0}}, "logit_bias"),
+    ],
+)
+async def test_fields_of_several_types_are_named_plainly(service: Running, body: dict[str, Any], field: str) -> None:
+    status, problem = await post(service, json.dumps(body).encode(), "/v1/completions")
+    assert status == 422
+    assert {item["field"] for item in problem["errors"]} == {field}
+
+
+@pytest.mark.parametrize(
     "body", [{"text": "the", "words": ["the"]}, {"keep": False, "session_id": "x"}, [], "the", 5, None]
 )
 async def test_body_that_makes_no_sense(service: Running, body: Any) -> None:
