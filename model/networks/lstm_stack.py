@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from model.compat import chainer
-from model.networks.network import Dropout, NextWordNetwork, State
+from model.networks.locked_dropout import LockedDropout
+from model.networks.network import NextWordNetwork, State
 from model.recurrence import lstm
 
 F, L = chainer.functions, chainer.links
@@ -62,7 +63,7 @@ class LSTMStack(NextWordNetwork):
             self.output = chainer.Link()
             with self.output.init_scope():
                 self.output.b = chainer.Parameter(0, (vocabulary_size,))
-            self.dropout = Dropout(dropout)
+            self.dropout = LockedDropout(dropout)
 
     @property
     def state_sizes(self) -> tuple[int, ...]:

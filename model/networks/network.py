@@ -26,6 +26,8 @@ class NextWordNetwork(chainer.Chain):
     def __init__(self) -> None:
         super().__init__()
         self.state: State | None = None
+        #: What training adds to the loss of the window just read, a scalar Variable, where a network wants it.
+        self.penalty: Any = None
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -77,22 +79,3 @@ class NextWordNetwork(chainer.Chain):
         state = self.zero_state(xs.shape[1]) if self.state is None else self.state
         hidden, self.state = self.sequence(xs, state)
         return hidden
-
-
-class Dropout(chainer.Link):
-    """Locked dropout (Gal and Ghahramani 2016): one mask for all time steps of a window, drawn anew each window.
-
-    x (T, B, H) -> the same shape, scaled by 1 / (1 - ratio); the identity outside training.
-    """
-
-    def __init__(self, ratio: float) -> None:
-        super().__init__()
-        self.ratio = ratio
-
-    def forward(self, x: Any) -> Any:
-        if self.ratio == 0 or not chainer.config.train:
-            return x
-        xp = self.xp
-        keep = xp.random.random_sample((1, *x.shape[1:])) >= self.ratio
-        mask = keep.astype(xp.float32) * xp.float32(1 / (1 - self.ratio))
-        return x * xp.broadcast_to(mask, x.shape)

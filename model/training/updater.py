@@ -100,9 +100,10 @@ class TruncatedBPTTUpdater(chainer.training.updaters.StandardUpdater):
             loss = self._sampler.loss(hidden, W, b, targets.ravel(), random)
         else:
             loss = linear_softmax_cross_entropy(hidden, W, b, self.device.send(targets.ravel()))
+        objective = loss if network.penalty is None else loss + network.penalty
         network.cleargrads()
-        loss.backward()
-        loss.unchain_backward()
+        objective.backward()
+        objective.unchain_backward()
         optimizer.update()
         # One look for both, and for those since the last one: on a GPU a look waits until all that is queued is done.
         self._seen = self._seen + loss.array + self._clipping.norm

@@ -9,7 +9,7 @@ from model import networks
 from model.compat import chainer
 from model.loss import linear_softmax_cross_entropy
 from model.networks import NextWordNetwork
-from model.networks.network import Dropout
+from model.networks.locked_dropout import LockedDropout
 from model.shapes import parameter_shapes, state_tensors
 from tests.model.gradients import gradient_check
 
@@ -199,7 +199,7 @@ def test_an_unknown_kind_is_named_with_those_there_are() -> None:
 
 
 def test_locked_dropout_keeps_one_mask_for_all_steps_and_the_mean() -> None:
-    dropout = Dropout(0.4)
+    dropout = LockedDropout(0.4)
     x = chainer.Variable(np.ones((3, 200, 50), np.float32))
     with chainer.using_config("train", True):
         y = dropout(x).array
