@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.compat import chainer
+from model.training.jitter import window_ends
 from model.training.processes import Processes
 
 Window = tuple[NDArray[np.int32], NDArray[np.int32]]
@@ -23,7 +24,8 @@ class ParallelSequentialIterator(chainer.dataset.Iterator):
     `batch_size` words that do not make the streams longer. All that is given out are views of one int32 array, however
     large: nothing is copied.
 
-    With several `processes` each walks through its own share of the streams.
+    With several `processes` each walks through its own share of the streams. With `jitter`, a seed, the windows vary in
+    length around `window`, in another way each epoch.
     """
 
     def __init__(
@@ -33,6 +35,7 @@ class ParallelSequentialIterator(chainer.dataset.Iterator):
         window: int,
         *,
         repeat: bool = True,
+        jitter: int | None = None,
         processes: Processes | None = None,
     ) -> None:
         """Raises ValueError when the text is too short to give each stream two words, and when the streams cannot be
@@ -50,7 +53,9 @@ class ParallelSequentialIterator(chainer.dataset.Iterator):
         self._targets: NDArray[np.int32] = own(stream[1 : batch_size * length + 1].reshape(batch_size, length))
         self._window = window
         self._repeat = repeat
+        self._jitter = jitter
         self._length = length
+        self._known: tuple[int, NDArray[np.int64]] = -1, np.empty(0, np.int64)
         self._position = 0
         self._streams = batch_size
         self.batch_size = len(self._words)  # the B of this process
@@ -60,7 +65,7 @@ class ParallelSequentialIterator(chainer.dataset.Iterator):
     def __next__(self) -> Window:
         if not self._repeat and self.epoch > 0:
             raise StopIteration
-        part = slice(self._position, min(self._position + self._window, self._length))
+        part = slice(self._position, self._position + self.next_length)
         self._position = part.stop
         self.is_new_epoch = self._position == self._length
         if self.is_new_epoch:
@@ -79,9 +84,26 @@ class ParallelSequentialIterator(chainer.dataset.Iterator):
         return self._length * self._streams
 
     @property
-    def windows_an_epoch(self) -> int:
-        """Calls of `next` in one epoch."""
-        return -(-self._length // self._window)
+    def next_length(self) -> int:
+        """T of the next window."""
+        if self._jitter is None:
+            return min(self._window, self._length - self._position)
+        ends = self._ends(self._jitter, self.epoch)
+        return int(ends[np.searchsorted(ends, self._position, side="right")]) - self._position
+
+    def windows_in(self, epochs: float) -> int:
+        """Calls of `next` in so many epochs from the start, at least one."""
+        if self._jitter is None:
+            return max(1, round(epochs * -(-self._length // self._window)))
+        whole, part = divmod(epochs, 1)
+        windows = [len(self._ends(self._jitter, epoch)) for epoch in range(int(whole) + 1)]
+        return max(1, sum(windows[:-1]) + round(part * windows[-1]))
+
+    def _ends(self, seed: int, epoch: int) -> NDArray[np.int64]:
+        """Where the windows of an epoch end; those of the last one asked for are kept."""
+        if self._known[0] != epoch:
+            self._known = epoch, window_ends(self._length, self._window, seed, epoch)
+        return self._known[1]
 
     def serialize(self, serializer: Any) -> None:
         self._position = serializer("position", self._position)

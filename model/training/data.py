@@ -34,6 +34,7 @@ from model.corpus import Progress as OnBytes
 from model.tokenizer import END, POLICIES, Tokenizer, TokenizerError
 from model.training.batches import ParallelSequentialIterator
 from model.training.folder import HELD_OUT, IDS, RECIPE, TOKENIZER, FolderError, check_free, read_arrays, write_arrays
+from model.training.penn_treebank import penn_treebank
 from model.training.recipe import RECIPES, Recipe, RecipeError
 from model.training.screen import Screen
 
@@ -113,6 +114,7 @@ class _Text:
 
     data: TrainingData
     held_out: Mapping[str, list[Document]] = field(default_factory=dict)
+    test: str = ""  # or a text of a data set's own to test on
     separator: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -157,6 +159,9 @@ def _write(recipe: Recipe, text: _Text, out: Path) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             texts = (content.rstrip("\n") + "\n" for content in read_documents(documents))
             path.write_text(text.separator[name].join(texts), encoding="utf-8")
+        if text.test:
+            (out / HELD_OUT).mkdir()
+            (out / HELD_OUT / "test.txt").write_text(text.test + "\n", encoding="utf-8")
         text.data.tokenizer.save(out / TOKENIZER)
         write_arrays(out / IDS, {"train": text.data.train, "valid": text.data.valid})
     except BaseException:
@@ -174,6 +179,10 @@ def _read(recipe: Recipe, path: Path | None, console: Console) -> _Text:
     if path is None:
         if data.simple_sequence:
             return _Text(_simple_sequence())
+        if data.fetched:
+            with console.status("fetching the Penn Treebank"):
+                tokenizer, train, valid, test = penn_treebank()
+            return _Text(TrainingData(tokenizer, train, valid), test=test)
         raise CorpusError(f"the recipe {recipe.name} needs --data: the folder of its files, or a text file of your own")
     if not path.exists():
         raise CorpusError(f"{path}: no such file or folder")
@@ -258,7 +267,7 @@ def _documents(recipe: Recipe, folder: Path, sources: Mapping[str, Source], cons
     return _Text(
         TrainingData(tokenizer, ids, encode_documents(valid, tokenizer, screen=screen)),
         held_out,
-        {name: "" if source.unit == "line" else "\n" for name, source in sources.items()},
+        separator={name: "" if source.unit == "line" else "\n" for name, source in sources.items()},
     )
 
 

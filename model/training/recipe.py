@@ -58,6 +58,8 @@ class Data(_Table):
     vocabulary_size: int | None = Field(default=None, ge=3)
     #: A made-up sequence of the words 1 to 9: 1, 2 2, 3 3 3, ...
     simple_sequence: bool = False
+    #: What Chainer's own loader fetches where no --data is given.
+    fetched: Literal["penn-treebank"] | None = None
     #: Files below --data that are split already.
     train: _FileName | None = None
     valid: _FileName | None = None
@@ -75,7 +77,23 @@ class Data(_Table):
         sources = [self.simple_sequence, self.train is not None, self.documents is not None]
         if sum(sources) != 1:
             raise ValueError("one source of text is needed: simple_sequence, or train and valid, or documents")
+        if self.fetched and self.train is None:
+            raise ValueError("fetched goes with train and valid, the names of the same files below --data")
         return self
+
+
+class Regularisation(_Table):
+    """How AWD-LSTM is kept from learning by heart: the arguments of `model.networks.awd_lstm.AWDLSTM`."""
+
+    #: Ratios of dropout: whole words, embedded words, between the layers, before the output, recurrent weights.
+    embedding: float = Field(default=0.0, ge=0, lt=1)
+    input: float = Field(default=0.0, ge=0, lt=1)
+    hidden: float = Field(default=0.0, ge=0, lt=1)
+    output: float = Field(default=0.0, ge=0, lt=1)
+    weight: float = Field(default=0.0, ge=0, lt=1)
+    #: Factors of what is added to the loss: for large outputs, and for outputs that change much from word to word.
+    activation: float = Field(default=0.0, ge=0)
+    temporal: float = Field(default=0.0, ge=0)
 
 
 class Training(_Table):
@@ -85,7 +103,13 @@ class Training(_Table):
     batch_size: int = Field(ge=1)
     #: Steps of truncated back-propagation through time.
     window: int = Field(ge=1)
+    #: Windows of lengths that vary around it, each with a learning rate in proportion.
+    jitter: bool = False
     optimizer: Literal["adam", "sgd"] = "adam"
+    #: Of Adam: how long it remembers how large gradients were.
+    beta2: float = Field(default=0.999, ge=0, lt=1)
+    #: "cosine" is said by the three fields that follow; "one_cycle", of Adam, by the first of them alone.
+    schedule: Literal["cosine", "one_cycle"] = "cosine"
     learning_rate: float = Field(gt=0)
     #: Share of the training in which the learning rate rises; from there it falls to zero along a cosine.
     warmup: float = Field(default=0.0, ge=0, lt=1)
@@ -96,6 +120,12 @@ class Training(_Table):
     weight_decay: float = Field(default=0.0, ge=0)
     #: For the networks that have dropout.
     dropout: float = Field(default=0.0, ge=0, lt=1)
+    #: For an lstm_stack, instead of `dropout`: trained as AWD-LSTM is.
+    regularisation: Regularisation | None = None
+    #: From this share of the training on, the mean of the weights is what is validated and kept.
+    average_from: float = Field(default=1.0, ge=0, le=1)
+    #: Or from when a validation was worse than the best of those more than so many before it; 0 waits for none.
+    average_patience: int = Field(default=0, ge=0)
     #: Words drawn for the sampled softmax; 0 trains on the whole vocabulary from the start.
     candidates: int = Field(default=0, ge=0)
     #: From this share of the training on, the loss is taken over the whole vocabulary.
@@ -105,6 +135,12 @@ class Training(_Table):
     #: Words of the validation text that are looked at.
     validation_words: int = Field(default=50_000, ge=2)
     seed: int = Field(default=0, ge=0, lt=2**32)
+
+    @model_validator(mode="after")
+    def _one_cycle_is_whole(self) -> Self:
+        if self.schedule == "one_cycle" and (self.optimizer != "adam" or self.warmup or not self.decay):
+            raise ValueError("schedule is one_cycle, which is for adam, and leaves warmup and decay out")
+        return self
 
 
 class Recipe(_Table):
@@ -141,6 +177,11 @@ class Recipe(_Table):
             raise ValueError(
                 f"training.dropout is {self.training.dropout}, and the network {self.network['kind']} has none; "
                 f"those that have are {', '.join(_WITH_DROPOUT)}"
+            )
+        if self.training.regularisation is not None and (self.network["kind"] != "lstm_stack" or self.training.dropout):
+            raise ValueError(
+                f"training.regularisation is for an lstm_stack without training.dropout; the network is "
+                f"{self.network['kind']}, with {self.training.dropout}"
             )
         return self
 

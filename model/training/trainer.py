@@ -6,7 +6,7 @@ import math
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -20,11 +20,14 @@ from model.compat import chainer
 from model.cuda.device import cupy_device
 from model.devices import cuda_device_count
 from model.networks import NextWordNetwork, build
+from model.networks.awd_lstm import AWDLSTM
 from model.reports import training as report
 from model.training import snapshot
+from model.training.averaging import WeightAveraging
 from model.training.batches import ParallelSequentialIterator
 from model.training.data import TrainingData
 from model.training.folder import MODEL, SNAPSHOT
+from model.training.one_cycle import one_cycle
 from model.training.processes import GradientAveraging, Processes
 from model.training.progress import ProgressBar, perplexity, write_log
 from model.training.recipe import Recipe, Training
@@ -96,17 +99,20 @@ def train(
             f"a batch of {settings.batch_size} streams cannot be divided evenly among {processes.size} processes: "
             "change their number, or training.batch_size in a copy of the recipe"
         )
-    network_arguments = {**recipe.network, "vocabulary_size": len(data.tokenizer)}
     chainer.global_config.dtype = np.float32
     np.random.seed(settings.seed)  # Chainer's initialisers draw from the global generator
-    if settings.dropout:  # a matter of training, not of the network that is kept
-        network_arguments["dropout"] = settings.dropout
-    network = build(network_arguments)
+    network = _network(recipe, len(data.tokenizer))
     network.to_device(device)
     processes.set_out(network)
-    iterator = ParallelSequentialIterator(data.train, settings.batch_size, settings.window, processes=processes)
+    iterator = ParallelSequentialIterator(
+        data.train,
+        settings.batch_size,
+        settings.window,
+        processes=processes,
+        jitter=settings.seed if settings.jitter else None,
+    )
     optimizer, clipping = _optimizer(settings, network, processes)
-    total = max(1, round(settings.epochs * iterator.windows_an_epoch))
+    total = iterator.windows_in(settings.epochs)
     updater = TruncatedBPTTUpdater(
         iterator,
         optimizer,
@@ -127,7 +133,8 @@ def train(
         # freely.
         trainer.extend(_LearningRate(settings, total), trigger=_At(1, total))
         trainer.extend(_Snapshot(snapshot_seconds, processes), trigger=_At(1, total))
-        log = _look_on(trainer, data, recipe, total, console) if processes.first else None
+        averaging = _averaging(network, settings, total)
+        log = _look_on(trainer, data, recipe, total, averaging, console) if processes.first else None
         try:
             if processes.share(lambda: resume and (out / SNAPSHOT).exists()):
                 snapshot.load(out / SNAPSHOT, trainer, processes)
@@ -143,7 +150,7 @@ def train(
                     f"interrupted at iteration {updater.iteration:,} of {total:,}; --resume goes on from there"
                 )
                 return None
-            return processes.share(lambda: _write_model(recipe, network, data, log, out))
+            return processes.share(lambda: _write_model(recipe, network, data, averaging, log, out))
         except DivergedError as error:
             kept = f"; {out / SNAPSHOT} is from before and whole" if (out / SNAPSHOT).exists() else ""
             raise TrainingError(
@@ -158,8 +165,25 @@ def train(
             raise TrainingError(str(error)) from error
 
 
+def _network(recipe: Recipe, vocabulary_size: int) -> NextWordNetwork:
+    """With what belongs to the training, and not to the network that is kept: dropout and the like."""
+    arguments = {**recipe.network, "vocabulary_size": vocabulary_size}
+    settings = recipe.training
+    if settings.regularisation is not None:
+        del arguments["kind"]
+        return AWDLSTM(**arguments, **settings.regularisation.model_dump())
+    return build(arguments | ({"dropout": settings.dropout} if settings.dropout else {}))
+
+
+def _averaging(network: NextWordNetwork, settings: Training, total: int) -> WeightAveraging | None:
+    if settings.average_from == 1 and not settings.average_patience:
+        return None
+    return WeightAveraging(network, round(total * settings.average_from), settings.average_patience)
+
+
 def _optimizer(settings: Training, network: NextWordNetwork, processes: Processes) -> tuple[Any, GradientClipping]:
-    optimizer = {"adam": chainer.optimizers.Adam, "sgd": chainer.optimizers.SGD}[settings.optimizer]()
+    adam = settings.optimizer == "adam"
+    optimizer = chainer.optimizers.Adam(beta2=settings.beta2) if adam else chainer.optimizers.SGD()
     optimizer.setup(network)
     optimizer.add_hook(GradientAveraging(processes))
     clipping = GradientClipping(settings.gradient_clipping)
@@ -176,7 +200,14 @@ def _sampler(data: TrainingData, settings: Training, streams: int) -> CandidateS
     return CandidateSampler(counts, settings.candidates, streams * settings.window)
 
 
-def _look_on(trainer: Any, data: TrainingData, recipe: Recipe, total: int, console: Console) -> Any:
+def _look_on(
+    trainer: Any,
+    data: TrainingData,
+    recipe: Recipe,
+    total: int,
+    averaging: WeightAveraging | None,
+    console: Console,
+) -> Any:
     """Give the trainer what measures, logs, draws and tells; returns the LogReport. The first to run stand first."""
     network: NextWordNetwork = trainer.updater.get_optimizer("main").target
     iterator: ParallelSequentialIterator = trainer.updater.get_iterator("main")
@@ -186,7 +217,9 @@ def _look_on(trainer: Any, data: TrainingData, recipe: Recipe, total: int, conso
     at_validation = _At(validation_interval, total)
     at_entry = _At(-(-total // _LOG_ENTRIES), total, also=validation_interval)
 
-    trainer.extend(_Validation(network, data.valid, settings), trigger=at_validation)
+    if averaging is not None:
+        trainer.extend(averaging, trigger=always)
+    trainer.extend(_Validation(network, data.valid, settings, averaging), trigger=at_validation)
     log = chainer.training.extensions.LogReport(
         trigger=at_entry,
         postprocess=lambda entry: entry.update(epoch_detail=iterator.epoch_detail),
@@ -205,12 +238,13 @@ def _look_on(trainer: Any, data: TrainingData, recipe: Recipe, total: int, conso
         trigger=at_validation,
         priority=log.priority - 10,
     )
-    trainer.extend(ProgressBar(console, total, iterator.words_an_epoch / iterator.windows_an_epoch), trigger=always)
+    words = iterator.words_an_epoch * settings.epochs
+    trainer.extend(ProgressBar(console, total, words / total), trigger=always)
     return log
 
 
 class _LearningRate(chainer.training.Extension):
-    """Sets the rate of the next update from how many there have been."""
+    """Sets the rate of the next update from how many there have been, and with `jitter` from its window's length."""
 
     priority = chainer.training.PRIORITY_EDITOR
 
@@ -223,13 +257,14 @@ class _LearningRate(chainer.training.Extension):
 
     def __call__(self, trainer: Any) -> None:
         settings = self._settings
-        rate = learning_rate(
-            (trainer.updater.iteration + 1) / self._total,
-            peak=settings.learning_rate,
-            warmup=settings.warmup,
-            decay=settings.decay,
-        )
         optimizer = trainer.updater.get_optimizer("main")
+        progress = (trainer.updater.iteration + 1) / self._total
+        if settings.schedule == "one_cycle":
+            rate, optimizer.beta1 = one_cycle(progress, settings.learning_rate)
+        else:
+            rate = learning_rate(progress, peak=settings.learning_rate, warmup=settings.warmup, decay=settings.decay)
+        if settings.jitter:
+            rate *= trainer.updater.get_iterator("main").next_length / settings.window
         if settings.optimizer == "adam":
             optimizer.alpha = rate
         else:
@@ -242,13 +277,24 @@ class _Validation(chainer.training.Extension):
     name = "validation"
     priority = chainer.training.PRIORITY_WRITER
 
-    def __init__(self, network: NextWordNetwork, ids: NDArray[np.int32], settings: Training) -> None:
+    def __init__(
+        self,
+        network: NextWordNetwork,
+        ids: NDArray[np.int32],
+        settings: Training,
+        averaging: WeightAveraging | None,
+    ) -> None:
         self._network = network
+        self._averaging = averaging
         self._ids = ids[: settings.validation_words]
         self._window = settings.window
 
     def __call__(self, _trainer: Any) -> None:
-        loss, accuracy = validate(self._network, self._ids, window=self._window)
+        averaging = self._averaging
+        with nullcontext() if averaging is None else averaging.in_place():
+            loss, accuracy = validate(self._network, self._ids, window=self._window)
+        if averaging is not None:
+            averaging.saw(loss)
         if not math.isfinite(loss):
             raise DivergedError(f"the validation loss is {loss}")
         chainer.report(
@@ -293,7 +339,16 @@ def _written(out: Path) -> Artifact | None:
         return None
 
 
-def _write_model(recipe: Recipe, network: NextWordNetwork, data: TrainingData, log: Any, out: Path) -> Artifact:
+def _write_model(
+    recipe: Recipe,
+    network: NextWordNetwork,
+    data: TrainingData,
+    averaging: WeightAveraging | None,
+    log: Any,
+    out: Path,
+) -> Artifact:
+    if averaging is not None:
+        averaging.settle()
     network.to_device("@numpy")
     weights = {path.lstrip("/"): parameter.array for path, parameter in network.namedparams()}
     last: dict[str, Any] = next((entry for entry in reversed(log.log) if "validation/loss" in entry), {})

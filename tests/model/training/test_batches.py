@@ -40,7 +40,7 @@ def test_each_epoch_consumes_every_word_once_and_the_target_is_the_word_that_fol
         assert of_streams.T.ravel().tolist() == text(words)[: batches.words_an_epoch].tolist()
         # What is left out: the last word, which nothing follows, and what does not make all streams longer.
         assert words - batches.words_an_epoch == 1 + (words - 1) % streams
-        assert len(consumed) == batches.windows_an_epoch
+        assert len(consumed) == batches.windows_in(1)
 
 
 @UNHURRIED
@@ -51,9 +51,9 @@ def test_windows_are_full_but_the_last_and_say_where_they_stand(words: int, stre
     batches = ParallelSequentialIterator(text(words), streams, window)
     assert (batches.epoch, batches.epoch_detail, batches.is_new_epoch) == (0, 0, False)
     done = 0
-    for turn in range(1, 2 * batches.windows_an_epoch + 1):
+    for turn in range(1, 2 * batches.windows_in(1) + 1):
         xs, _ = next(batches)
-        last = turn % batches.windows_an_epoch == 0
+        last = turn % batches.windows_in(1) == 0
         assert xs.shape == ((length - 1) % window + 1 if last else window, streams)
         done += len(xs)
         assert batches.is_new_epoch == last
@@ -71,7 +71,7 @@ def test_one_restored_in_the_middle_goes_on_the_same(words: int, streams: int, w
     saved = chainer.serializers.npz.serialize(batches)
     restored = ParallelSequentialIterator(text(words), streams, window)
     restored.serialize(chainer.serializers.NpzDeserializer(saved))
-    for _ in range(batches.windows_an_epoch + 1):
+    for _ in range(batches.windows_in(1) + 1):
         assert (restored.epoch, restored.epoch_detail) == (batches.epoch, batches.epoch_detail)
         assert restored.is_new_epoch == batches.is_new_epoch
         np.testing.assert_array_equal(next(restored), next(batches))
@@ -114,7 +114,7 @@ def test_processes_divide_the_streams_and_nothing_else(size: int) -> None:
             np.testing.assert_array_equal(np.concatenate(arrays, axis=1), array)
         for part in parts:
             assert (part.epoch_detail, part.is_new_epoch) == (whole.epoch_detail, whole.is_new_epoch)
-            assert (part.words_an_epoch, part.windows_an_epoch) == (whole.words_an_epoch, whole.windows_an_epoch)
+            assert (part.words_an_epoch, part.windows_in(1)) == (whole.words_an_epoch, whole.windows_in(1))
             assert part.batch_size * size == 6
 
 

@@ -57,6 +57,23 @@ def test_a_file_of_ones_own(tmp_path: Path) -> None:
             {"network": {"kind": "gru", "embedding_size": 8, "hidden_sizes": [8]}, "dropout": 0.1},
             r"recipe: training\.dropout is 0\.1, and the network gru has none; those that have are lstm, lstm_stack",
         ),
+        (
+            {"regularisation": {"weight": 0.5}},
+            r"training\.regularisation is for an lstm_stack without training\.dropout; .* is lstm_stack, with 0\.3",
+        ),
+        (
+            {"network": {"kind": "lstm", "hidden_size": 8}, "regularisation": {}},
+            r"recipe: training\.regularisation is for an lstm_stack .* the network is lstm, with 0\.0",
+        ),
+        ({"regularisation": {"weight": 1.0}}, r"training\.regularisation\.weight: Input should be less than 1"),
+        (
+            {"schedule": "one_cycle"},
+            r"training: schedule is one_cycle, which is for adam, and leaves warmup and decay out",
+        ),
+        (
+            {"data": DATA | {"fetched": "penn-treebank"}},
+            r"data: fetched goes with train and valid, the names of the same files below --data",
+        ),
         ({"data": {"documents": {"a": 1.0}}}, r"data\.policy: Field required"),
         ({"data": {"policy": "german", "simple_sequence": True}}, r"data\.policy: .*'english' or 'split'"),
         ({"data": {"policy": "split"}}, r"data: one source of text is needed: simple_sequence, or train and valid, or"),

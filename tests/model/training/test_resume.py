@@ -18,7 +18,7 @@ from model.training.folder import MODEL, SNAPSHOT
 from model.training.trainer import TrainingError, open_device, train
 from tests.model.training import process
 from tests.model.training.process import Process
-from tests.model.training.texts import write_recipe, write_text
+from tests.model.training.texts import AWD, write_recipe, write_text
 
 
 class Training:
@@ -210,6 +210,48 @@ def test_networks_of_chainers_own_links_resume_too(kind: str, tmp_path: Path, mo
         ends.append(artifact.weights)
     for name, weight in ends[0].items():
         np.testing.assert_array_equal(ends[1][name], weight)
+
+
+AWD_NT = AWD | {
+    "optimizer": "sgd",
+    "schedule": "cosine",
+    "decay": False,
+    "learning_rate": 5.0,
+    "average_patience": 1,
+    "validations": 5,
+}
+
+
+@pytest.mark.parametrize("recipe", [AWD, AWD_NT], ids=["one cycle", "NT-ASGD"])
+def test_awd_lstm_resumes_with_its_windows_its_schedule_and_its_mean(
+    recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainings = []
+    for name in ("whole", "stopped"):
+        (tmp_path / name).mkdir()
+        training = Training(tmp_path / name)
+        write_recipe(training.recipe, **recipe)
+        trainings.append(training)
+    whole, stopped = trainings
+    assert whole.run() is not None
+    total = iterations(whole.out)
+    for stop in (3, total - 2):  # before there is a mean, and with it
+        with monkeypatch.context() as patch:
+            process.raising(patch.setattr, stop, signal.SIGTERM)
+            assert stopped.run(resume=stopped.out.exists()) is None
+    assert stopped.run(resume=True) is not None
+    assert_same_end(stopped, whole)
+    with np.load(stopped.out / SNAPSHOT) as ours, np.load(whole.out / SNAPSHOT) as theirs:
+        names = [name for name in ours.files if name.startswith("extensions/averaging/")]
+        assert ours["extensions/averaging/count"] > 2
+        assert sum("/mean/" in name for name in names) == 8
+        for name in names:
+            np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)
+        # What is kept is the mean, and not the last weights.
+        kept = Artifact.load(stopped.out / MODEL).weights["embed/W"]
+        mean, last = ours["extensions/averaging/mean/embed/W"], ours["updater/model:main/embed/W"]
+        np.testing.assert_array_equal(kept, mean.astype(np.float16).astype(np.float32))
+        assert not np.array_equal(mean, last)
 
 
 def test_the_log_goes_on_where_it_stopped(

@@ -86,7 +86,7 @@ def test_each_update_is_its_window_alone_and_starts_from_the_value_of_the_state_
     training, reference = Training(network_of(network)), network_of(network)
     windows = ParallelSequentialIterator(IDS, STREAMS, WINDOW)
     zeros = state = reference.zero_state(STREAMS)
-    for _ in range(2 * windows.windows_an_epoch):  # over the end of an epoch
+    for _ in range(2 * windows.windows_in(1)):  # over the end of an epoch
         loss, gradients, state = expected(reference, next(windows), state)
         reported = training.update()
         assert reported["main/loss"] == pytest.approx(loss, rel=1e-5)

@@ -22,6 +22,30 @@ def write_text(path: Path, count: int = 60) -> Path:
     return path
 
 
+#: AWD-LSTM at its smallest: fields of a recipe's training.
+AWD: dict[str, Any] = {
+    "epochs": 2.5,
+    "jitter": True,
+    "schedule": "one_cycle",
+    "warmup": 0.0,
+    "beta2": 0.99,
+    "dropout": 0.0,
+    "candidates": 0,
+    "weight_decay": 1.2e-6,
+    "validations": 2,
+    "average_from": 0.6,
+    "regularisation": {
+        "embedding": 0.1,
+        "input": 0.2,
+        "hidden": 0.2,
+        "output": 0.2,
+        "weight": 0.3,
+        "activation": 2.0,
+        "temporal": 1.0,
+    },
+}
+
+
 def table(value: Any) -> str:
     if isinstance(value, dict):
         return "{" + ", ".join(f"'{name}' = {table(part)}" for name, part in value.items()) + "}"
