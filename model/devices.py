@@ -10,7 +10,7 @@ import importlib.util
 @functools.cache
 def cuda_failure() -> str | None:
     """Why no CUDA device can be used, in one line, or None if one can. Asks the driver once."""
-    if importlib.util.find_spec("cupy") is None:
+    if no_cuda_expected():
         return "CuPy is not installed (pip install 'nextword[cuda13]', or [cuda12])"
     try:
         runtime = importlib.import_module("cupy").cuda.runtime
@@ -20,6 +20,11 @@ def cuda_failure() -> str | None:
     except Exception as error:  # CUDARuntimeError, which only a CuPy that loads can name
         return f"the CUDA driver does not answer: {_line(error)}"
     return None if count else "no CUDA device is there"
+
+
+def no_cuda_expected() -> bool:
+    """Whether CuPy is not even installed: nobody who wants a GPU has come so far."""
+    return importlib.util.find_spec("cupy") is None
 
 
 def cuda_device_count() -> int:

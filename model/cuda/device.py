@@ -88,7 +88,7 @@ class CupyDevice:
     def __init__(self, index: int = 0) -> None:
         self.xp = importlib.import_module("cupy")
         self.index = index
-        self.memory_errors: tuple[type[BaseException], ...] = (self.xp.cuda.memory.OutOfMemoryError,)
+        self.memory_errors: tuple[type[BaseException], ...] = (self.xp.cuda.memory.OutOfMemoryError, MemoryError)
         self._kernels: dict[tuple[str, tuple[str, ...], str], Kernel] = {}
         with self.xp.cuda.Device(index):
             self._stream = self.xp.cuda.Stream(non_blocking=True)
@@ -169,7 +169,12 @@ class CupyDevice:
                 with suppress(self.xp.cuda.runtime.CUDARuntimeError):
                     stream.end_capture()
                 raise
-            graph = stream.end_capture()
+            try:
+                graph = stream.end_capture()
+            except self.xp.cuda.runtime.CUDARuntimeError as error:
+                if error.status == self.xp.cuda.runtime.errorMemoryAllocation:
+                    raise MemoryError(f"no memory for a CUDA graph: {error}") from error
+                raise
         replay: Callable[[], None] = graph.launch
         return replay
 

@@ -8,12 +8,12 @@ again and again.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from model.cuda.device import Array, Device
+from model.cuda.recordings import Recordings
 
 #: Steps of one recording. Those that fill none, fewer than this, are launched one by one: any length of sequence is
 #: replayed from the same few recordings.
@@ -37,8 +37,7 @@ class Sequence:
         self._gates, self._d_gates = empty((capacity, B, 4 * H), dtype), empty((capacity, B, 4 * H), dtype)
         self._cells, self._hs, self._d_hs = (empty((capacity + 1, B, H), dtype) for _ in range(3))
         self._tanh_cells, self._d_c = empty((capacity, B, H), dtype), empty((B, H), dtype)
-        self._seen: set[tuple[bool, int]] = set()
-        self._recorded: dict[tuple[bool, int], Callable[[], None]] = {}
+        self.recordings = Recordings(device)
 
     def forward(self, x: Array, h0: Array, c0: Array, W_x: Array, W_h: Array, b: Array) -> tuple[Array, Array, Array]:
         """hs (T, B, H), h_T, c_T of x (T, B, E): new arrays."""
@@ -84,16 +83,9 @@ class Sequence:
                 self._replay(forward, first)
 
     def _replay(self, forward: bool, first: int) -> None:
-        """`STEPS` steps: plainly the first time, which loads what they need, recorded from the second on."""
-        key = (forward, first)
+        """`STEPS` steps."""
         steps = range(first, first + STEPS)
-        if key not in self._seen:
-            self._seen.add(key)
-            self._steps(forward, steps)
-            return
-        if key not in self._recorded:
-            self._recorded[key] = self._device.record(lambda: self._steps(forward, steps))
-        self._recorded[key]()
+        self.recordings.run((forward, first), lambda: self._steps(forward, steps))
 
     def _steps(self, forward: bool, steps: range) -> None:
         product, B, H = self._device.product, self._B, self._H

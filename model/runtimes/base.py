@@ -62,6 +62,10 @@ class WordsProjection:
     log_probabilities: Floats  # (R, N), of the words named
 
 
+class DeviceMemoryError(RuntimeError):
+    """The device that computes has no memory left for this; what needs less can still be computed."""
+
+
 class Runtime(Protocol):
     """How the rest of nextword runs a model. All methods are called from one thread at a time.
 

@@ -1,10 +1,12 @@
 // What the kernels need of CUDA, on a CPU: see emulated.py.
+#include <setjmp.h>
 #include <ucontext.h>
 
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <deque>
 #include <limits>
 #include <tuple>
 #include <utility>
@@ -21,6 +23,7 @@
 using std::exp;
 using std::log;
 using std::tanh;
+
 typedef _Float16 half;
 inline float __half2float(half x) { return (float)x; }
 inline half __float2half(float x) { return (half)x; }
@@ -30,23 +33,46 @@ static dim3_ gridDim, blockDim, blockIdx, threadIdx;
 
 namespace emulated {
 struct Fiber {
-    ucontext_t context;
-    bool ended = false;
+    ucontext_t context;  // to begin with; from then on `place`, which is far quicker to change to
+    jmp_buf place;
+    bool begun = false, ended = false;
     std::vector<char> stack;
 };
-static ucontext_t scheduler;
-static std::vector<Fiber> fibers;
+static jmp_buf scheduler;
+static std::deque<Fiber> fibers;  // whose elements stay where they are
 static int current;
 static void (*body)(void*);
 static void* body_arguments;
 static uint64_t lanes[1024];
 
-inline void barrier() { swapcontext(&fibers[current].context, &scheduler); }
+inline void barrier() {
+    if (!_setjmp(fibers[current].place)) _longjmp(scheduler, 1);
+}
 
 static void enter() {
-    body(body_arguments);
-    fibers[current].ended = true;
-    swapcontext(&fibers[current].context, &scheduler);
+    while (true) {  // a block after the other
+        body(body_arguments);
+        fibers[current].ended = true;
+        barrier();
+    }
+}
+
+static void begin() {
+    Fiber& fiber = fibers.emplace_back();
+    fiber.stack.resize(1 << 16);
+    getcontext(&fiber.context);
+    fiber.context.uc_stack.ss_sp = fiber.stack.data();
+    fiber.context.uc_stack.ss_size = fiber.stack.size();
+    fiber.context.uc_link = nullptr;
+    makecontext(&fiber.context, enter, 0);
+}
+
+// Run this thread until its next barrier.
+__attribute__((noinline)) static void resume(Fiber* fiber) {
+    if (_setjmp(scheduler)) return;
+    if (fiber->begun) _longjmp(fiber->place, 1);
+    fiber->begun = true;
+    setcontext(&fiber->context);
 }
 
 template <class... A, size_t... I>
@@ -58,7 +84,7 @@ template <class... A>
 struct Bound { void (*kernel)(A...); void** arguments; };
 
 template <class... A>
-void launch(void (*kernel)(A...), int blocks, int threads, void** arguments) {
+void launch(void (*kernel)(A...), bool barriers, int blocks, int threads, void** arguments) {
     Bound<A...> bound{kernel, arguments};
     body = [](void* pointer) {
         auto* bound = (Bound<A...>*)pointer;
@@ -67,24 +93,19 @@ void launch(void (*kernel)(A...), int blocks, int threads, void** arguments) {
     body_arguments = &bound;
     gridDim.x = blocks;
     blockDim.x = threads;
-    if ((int)fibers.size() < threads) fibers = std::vector<Fiber>(threads);
     for (blockIdx.x = 0; blockIdx.x < blocks; blockIdx.x++) {
-        for (int thread = 0; thread < threads; thread++) {
-            Fiber& fiber = fibers[thread];
-            fiber.ended = false;
-            fiber.stack.resize(1 << 16);
-            getcontext(&fiber.context);
-            fiber.context.uc_stack.ss_sp = fiber.stack.data();
-            fiber.context.uc_stack.ss_size = fiber.stack.size();
-            fiber.context.uc_link = nullptr;
-            makecontext(&fiber.context, enter, 0);
+        if (!barriers) {
+            for (threadIdx.x = 0; threadIdx.x < threads; threadIdx.x++) body(body_arguments);
+            continue;
         }
+        while ((int)fibers.size() < threads) begin();
+        for (int thread = 0; thread < threads; thread++) fibers[thread].ended = false;
         for (bool going = true; going;) {
             going = false;
             for (current = 0; current < threads; current++) {
                 if (fibers[current].ended) continue;
                 threadIdx.x = current;
-                swapcontext(&scheduler, &fibers[current].context);
+                resume(&fibers[current]);
                 going = going || !fibers[current].ended;
             }
         }

@@ -178,18 +178,19 @@ def _compiled(text: str, types: tuple[tuple[str, str], ...]) -> ctypes.CDLL:
     defines = [f"-D{name}={value}" for name, value in types]
     key = hashlib.sha256(f"{text}{SHIM.read_text()}{defines}".encode()).hexdigest()
     if key not in _LIBRARIES:
-        entries = re.findall(r'extern "C" __global__ void (\w+)\(', text)
+        kernels = re.split(r'extern "C" __global__ void (?:__launch_bounds__\(\w+\)\s+)?(\w+)\(', text)[1:]
+        entries = {
+            name: "__s" in body or "sort(" in body for name, body in zip(kernels[::2], kernels[1::2], strict=True)
+        }
         with tempfile.TemporaryDirectory() as folder:
             unit, library = Path(folder) / "kernels.cpp", Path(folder) / "kernels.so"
-            unit.write_text(
-                f'#include "{SHIM}"\n{text}\n'
-                + "".join(
-                    f'extern "C" void emulate_{entry}(int blocks, int threads, void** arguments) '
-                    f"{{ emulated::launch({entry}, blocks, threads, arguments); }}\n"
-                    for entry in entries
-                )
+            calls = (
+                f'extern "C" void emulate_{entry}(int blocks, int threads, void** arguments) '
+                f"{{ emulated::launch({entry}, {str(barriers).lower()}, blocks, threads, arguments); }}\n"
+                for entry, barriers in entries.items()
             )
-            command = [str(COMPILER), "-std=c++17", "-O1", "-shared", "-fPIC", "-fno-gnu-unique", "-w", "-DEMULATED"]
+            unit.write_text(f'#include "{SHIM}"\n{text}\n{"".join(calls)}')
+            command = [str(COMPILER), "-std=c++17", "-O2", "-shared", "-fPIC", "-fno-gnu-unique", "-w", "-DEMULATED"]
             subprocess.run([*command, *defines, str(unit), "-o", str(library)], check=True)
             _LIBRARIES[key] = ctypes.CDLL(str(library))
     return _LIBRARIES[key]

@@ -85,7 +85,7 @@ def test_lengths_that_vary_share_arrays_and_recordings(sequences) -> None:
         outputs_and_gradients(arrays(T, 2, 3, 4, seed), arrays(T, 2, 4, 4, seed)[:3])
     assert sequences.made == 1
     ((_, sequence),) = sequences._free
-    assert len(sequence._recorded) <= 2 * sequence.capacity // STEPS
+    assert len(sequence.recordings) <= 2 * sequence.capacity // STEPS
 
 
 def test_a_sequence_longer_than_all_before_takes_their_place(sequences) -> None:

@@ -1,0 +1,147 @@
+"""States on a CUDA device by slot; those that do not fit wait in the host's memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from model.runtimes.base import Floats, Ids, Projection, State, SubsetProjection, WordsProjection
+from model.runtimes.residency import HOST, Placement, Residency
+from model.runtimes.slab import HostRows
+
+if TYPE_CHECKING:
+    from model.runtimes.cuda import CudaRuntime
+
+#: Of the memory that is free on the device, the part that states may take. What is left is for the few things that
+#: are allocated later: recordings, and distributions that are fetched whole.
+SHARE = 0.7
+
+
+class CudaSlab:
+    """`model.runtimes.slab.Slab`: rows on the device for the states used last, and the host's memory for all.
+
+    Everything is under the runtime's lock: a service reads states from other threads than the one that computes.
+    """
+
+    def __init__(self, runtime: CudaRuntime, slots: int, key: str, rows: int | None = None) -> None:
+        """key: no other slab of this runtime has it. rows: at most so many on the device, fewer if it is full."""
+        from model.runtimes.cuda import Source
+
+        self._runtime = runtime
+        self._host = HostRows(runtime.state_tensors, slots)
+        stride = runtime.network.stride
+        fitting = int(runtime.on.free_memory() * SHARE) // (4 * stride)
+        rows = max(2, min(slots, fitting, rows or slots))
+        while True:
+            try:
+                # One more, for what fills a batch up.
+                self._states = runtime.on.xp.zeros((rows + 1, stride), np.float32)
+                break
+            except runtime.on.memory_errors:
+                if rows <= 2:
+                    raise
+                rows = max(2, rows // 2)
+        self.residency = Residency(slots, rows)
+        self._key = key
+        self._source = Source(key, self._states, stride, runtime.network.columns[-1])
+        # Of one launch: as many sources and as many slots have to be there together.
+        self._most = min(runtime.most, rows // 2)
+
+    def advance(self, ids: Ids, sources: Ids, slots: Ids) -> None:
+        def work() -> None:
+            for piece in self._pieces(len(ids)) if len(ids) else ():
+                placed = self._place(sources[piece], slots[piece])
+                self._runtime.advance_rows(self._key, self._states, ids[piece], placed.sources, placed.rows)
+
+        self._runtime.compute(work)
+
+    def project(self, slots: Ids, *, top_k: int, targets: Ids | None = None) -> Projection:
+        from model.runtimes.cuda import joined
+
+        def work() -> Projection:
+            parts = []
+            for piece in self._pieces(len(slots)):
+                rows = self._place(slots[piece]).sources
+                wanted = None if targets is None else targets[piece]
+                parts.append(self._runtime.project_rows(self._source, rows, top_k, wanted))
+            return joined(parts)
+
+        return self._runtime.compute(work)
+
+    def project_words(self, slots: Ids, words: Ids, *, top_k: int) -> WordsProjection:
+        from model.runtimes.cuda import joined
+
+        def work() -> WordsProjection:
+            parts = []
+            for piece in self._pieces(len(slots)):
+                rows = self._place(slots[piece]).sources
+                parts.append(self._runtime.words_rows(self._source, rows, words[piece], top_k))
+            return joined(parts)
+
+        return self._runtime.compute(work)
+
+    def project_subset(self, slots: Ids, ids: Ids, *, top_k: int) -> SubsetProjection:
+        from model.runtimes.cuda import likeliest
+
+        def work() -> Floats:
+            parts = [
+                self._runtime.whole_rows(self._source, self._place(slots[piece]).sources, ids)
+                for piece in self._pieces(len(slots))
+            ]
+            return np.concatenate(parts)
+
+        return likeliest(self._runtime.compute(work), ids, top_k)
+
+    def hidden(self, slots: Sequence[int] | Ids) -> Floats:
+        def work() -> Floats:
+            wanted = np.asarray(slots, np.int64)
+            rows = self.residency.find(wanted)
+            values = self._host.hidden(wanted)
+            there = rows != HOST
+            values[there] = self._runtime.read_hidden(self._states, rows[there])
+            return values
+
+        return self._runtime.compute(work)
+
+    def read(self, slots: Sequence[int] | Ids) -> State:
+        def work() -> State:
+            wanted = np.asarray(slots, np.int64)
+            rows = self.residency.find(wanted)
+            state = self._host.read(wanted)
+            there = rows != HOST
+            for values, found in zip(state, self._runtime.read_rows(self._states, rows[there]), strict=True):
+                values[there] = found
+            return state
+
+        return self._runtime.compute(work)
+
+    def write(self, slots: Sequence[int] | Ids, state: State) -> None:
+        def work() -> None:
+            self._host.write(slots, state)
+            self.residency.forget(np.asarray(slots, np.int64), HOST)
+
+        self._runtime.compute(work)
+
+    def clear(self, slots: Sequence[int] | Ids) -> None:
+        self._runtime.compute(lambda: self.residency.forget(np.asarray(slots, np.int64)))
+
+    def trim(self, free: Ids) -> None:
+        def work() -> None:
+            self.residency.forget(free)
+            self._host.trim(free)
+
+        self._runtime.compute(work)
+
+    def _place(self, sources: Ids, slots: Ids | None = None) -> Placement:
+        placed = self.residency.place(sources, np.empty(0, np.int64) if slots is None else slots)
+        if len(placed.spilled_slots):
+            self._host.write(placed.spilled_slots, self._runtime.read_rows(self._states, placed.spilled_rows))
+        if len(placed.loaded_slots):
+            values = self._host.read(placed.loaded_slots)
+            self._runtime.write_rows(self._key, self._states, placed.loaded_rows, values)
+        return placed
+
+    def _pieces(self, count: int) -> Iterator[slice]:
+        return (slice(first, first + self._most) for first in range(0, max(count, 1), self._most))

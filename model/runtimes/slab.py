@@ -1,0 +1,138 @@
+"""Where the states of many sequences lie, by slot: beside the model that moves them on.
+
+A slot holds one state. The service numbers the slots and knows who points at which; a slab only reads and writes.
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.runtimes.base import Floats, Ids, Projection, Runtime, State, StateTensor, SubsetProjection, WordsProjection
+
+#: Whether the operating system takes back memory page by page.
+_TAKEN_BACK = hasattr(mmap, "MADV_DONTNEED") and hasattr(mmap, "MAP_ANONYMOUS")
+
+#: It is asked to for at least so many neighbouring slots at once.
+_RUN = 16
+
+
+class Slab(Protocol):
+    """States by slot; slots are (B,) int64. Every state is zeros at first."""
+
+    def advance(self, ids: Ids, sources: Ids, slots: Ids) -> None:
+        """Consume one word a sequence, from the state in its source into its slot.
+
+        A sequence may end in the slot it began in; otherwise a slot is written once and is nobody's source.
+        """
+
+    def project(self, slots: Ids, *, top_k: int, targets: Ids | None = None) -> Projection:
+        """`Runtime.project` of these slots' hidden outputs."""
+
+    def project_subset(self, slots: Ids, ids: Ids, *, top_k: int) -> SubsetProjection:
+        """`Runtime.project_subset` of these slots' hidden outputs."""
+
+    def project_words(self, slots: Ids, words: Ids, *, top_k: int) -> WordsProjection:
+        """`Runtime.project_words` of these slots' hidden outputs."""
+
+    def hidden(self, slots: Sequence[int] | Ids) -> Floats:
+        """(B, H) copies of these slots' hidden outputs, the last tensor of their states."""
+
+    def read(self, slots: Sequence[int] | Ids) -> State:
+        """Copies of these slots' states."""
+
+    def write(self, slots: Sequence[int] | Ids, state: State) -> None:
+        """Put row b of `state` into slot `slots[b]`."""
+
+    def clear(self, slots: Sequence[int] | Ids) -> None:
+        """Make these the zero state, so that nothing of what was there before can be read."""
+
+    def trim(self, free: Ids) -> None:
+        """Give back memory that only these slots take, in rising order; their states are lost."""
+
+
+@runtime_checkable
+class HoldsStates(Protocol):
+    """A runtime that keeps states where it computes."""
+
+    def slab(self, slots: int) -> Slab: ...
+
+
+def slab_of(runtime: Runtime, slots: int) -> Slab:
+    """The runtime's own, or one in the host's memory."""
+    return runtime.slab(slots) if isinstance(runtime, HoldsStates) else HostSlab(runtime, slots)
+
+
+class HostRows:
+    """States in the host's memory: one (slots, size) array a tensor.
+
+    The arrays are reserved whole, but the operating system commits a page of memory only when a row on it is first
+    written, and `trim` gives pages back.
+    """
+
+    def __init__(self, tensors: Sequence[StateTensor], slots: int) -> None:
+        self._memory = [_reserved(4 * slots * tensor.size) for tensor in tensors]
+        self.arrays = tuple(
+            np.frombuffer(memory, dtype=np.float32).reshape(slots, tensor.size)
+            for memory, tensor in zip(self._memory, tensors, strict=True)
+        )
+
+    def read(self, slots: Sequence[int] | Ids) -> State:
+        rows: Ids = np.asarray(slots, dtype=np.int64)
+        return tuple(array.take(rows, axis=0) for array in self.arrays)
+
+    def hidden(self, slots: Sequence[int] | Ids) -> Floats:
+        return self.arrays[-1].take(np.asarray(slots, dtype=np.int64), axis=0)
+
+    def write(self, slots: Sequence[int] | Ids, state: State) -> None:
+        rows: Ids = np.asarray(slots, dtype=np.int64)
+        for array, tensor in zip(self.arrays, state, strict=True):
+            array[rows] = tensor
+
+    def clear(self, slots: Sequence[int] | Ids) -> None:
+        for array in self.arrays:
+            array[slots] = 0.0
+
+    def trim(self, free: Ids) -> None:
+        runs = np.split(free, np.flatnonzero(np.diff(free) != 1) + 1)
+        for memory, array in zip(self._memory, self.arrays, strict=True):
+            if isinstance(memory, np.ndarray):
+                continue
+            row = array.itemsize * array.shape[1]
+            for run in runs:
+                if len(run) >= _RUN:
+                    begin = -(-int(run[0]) * row // mmap.PAGESIZE) * mmap.PAGESIZE
+                    end = (int(run[-1]) + 1) * row // mmap.PAGESIZE * mmap.PAGESIZE
+                    if end > begin:
+                        memory.madvise(mmap.MADV_DONTNEED, begin, end - begin)
+
+
+class HostSlab(HostRows):
+    """A `Slab` for a runtime that takes and gives arrays."""
+
+    def __init__(self, runtime: Runtime, slots: int) -> None:
+        super().__init__(runtime.state_tensors, slots)
+        self._runtime = runtime
+
+    def advance(self, ids: Ids, sources: Ids, slots: Ids) -> None:
+        self.write(slots, self._runtime.advance(ids, self.read(sources)))
+
+    def project(self, slots: Ids, *, top_k: int, targets: Ids | None = None) -> Projection:
+        return self._runtime.project(self.hidden(slots), top_k=top_k, targets=targets)
+
+    def project_subset(self, slots: Ids, ids: Ids, *, top_k: int) -> SubsetProjection:
+        return self._runtime.project_subset(self.hidden(slots), ids, top_k=top_k)
+
+    def project_words(self, slots: Ids, words: Ids, *, top_k: int) -> WordsProjection:
+        return self._runtime.project_words(self.hidden(slots), words, top_k=top_k)
+
+
+def _reserved(size: int) -> mmap.mmap | NDArray[np.uint8]:
+    """So many bytes of zeros, no page of which is there before it is written where the system can do that."""
+    if _TAKEN_BACK:
+        return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return np.zeros(size, dtype=np.uint8)

@@ -1,0 +1,206 @@
+"""States on an emulated device that holds few of them, against states in the host's memory."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from model.runtimes.base import DeviceMemoryError
+from model.runtimes.cuda import CudaRuntime
+from model.runtimes.cuda_slab import CudaSlab
+from model.runtimes.residency import HOST, ZERO, Residency
+from model.runtimes.slab import HostSlab, slab_of
+from tests.model.emulated import EmulatedDevice, needs_compiler
+from tests.model.test_cpu_runtime import V, artifact
+
+SLOTS = 24
+
+
+def ids(*numbers: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+    return np.array(numbers, np.int64)
+
+
+# Where a state is: the bookkeeping alone.
+
+
+def test_the_states_used_least_recently_make_room() -> None:
+    residency = Residency(slots=10, rows=4)
+    for slot in (1, 2, 3, 4):
+        residency.place(ids(), ids(slot))
+    residency.place(ids(1), ids())
+    placed = residency.place(ids(), ids(5, 6))
+    assert sorted(placed.spilled_slots) == [2, 3]
+    assert residency.find(ids(2, 3)).tolist() == [HOST, HOST]
+    assert (residency.find(ids(1, 4, 5, 6)) >= 0).all()
+
+
+def test_what_is_on_the_host_is_loaded_once_for_all_who_read_it() -> None:
+    residency = Residency(slots=10, rows=4)
+    residency.forget(ids(7), HOST)
+    placed = residency.place(ids(7, 7, 8), ids(1, 2, 3))
+    assert placed.loaded_slots.tolist() == [7]
+    assert placed.sources.tolist() == [placed.loaded_rows[0], placed.loaded_rows[0], ZERO]
+    assert len({*placed.rows, *placed.loaded_rows}) == 4
+
+
+def test_a_zero_state_that_moves_on_in_its_own_slot_is_read_as_zero() -> None:
+    residency = Residency(slots=3, rows=2)
+    placed = residency.place(ids(1), ids(1))
+    assert placed.sources.tolist() == [ZERO]
+    assert placed.rows[0] >= 0
+    assert residency.place(ids(1), ids(1)).sources.tolist() == placed.rows.tolist()
+
+
+def test_what_is_overwritten_is_not_loaded() -> None:
+    residency = Residency(slots=4, rows=2)
+    residency.forget(ids(1, 2), HOST)
+    placed = residency.place(ids(1), ids(2))
+    assert placed.loaded_slots.tolist() == [1]
+
+
+def test_a_batch_that_cannot_be_there_together_is_refused() -> None:
+    with pytest.raises(ValueError, match="do not fit into 2 rows"):
+        Residency(slots=9, rows=2).place(ids(), ids(1, 2, 3))
+
+
+def test_rows_that_are_forgotten_are_free() -> None:
+    residency = Residency(slots=9, rows=2)
+    for slot in range(9):
+        residency.place(ids(), ids(slot))
+        residency.forget(ids(slot, slot))
+    assert residency.resident == 0
+
+
+# On an emulated device.
+
+
+@pytest.fixture(scope="module")
+def runtime() -> CudaRuntime:
+    return CudaRuntime(artifact("lstm_stack"), EmulatedDevice(), float16=False, most=8)
+
+
+_NUMBERS = itertools.count()
+_slot = st.integers(0, SLOTS - 1)
+_steps = st.lists(
+    st.one_of(
+        st.tuples(st.just("advance"), st.lists(st.tuples(_slot, _slot), min_size=1, max_size=12)),
+        st.tuples(st.just("stay"), st.lists(_slot, min_size=1, max_size=12, unique=True)),
+        st.tuples(st.sampled_from(["clear", "write", "project", "hidden", "trim"]), st.lists(_slot, max_size=9)),
+    ),
+    max_size=14,
+)
+
+
+@needs_compiler
+@settings(max_examples=40, deadline=None)
+@given(steps=_steps, rows=st.integers(2, SLOTS), seed=st.integers(0, 99))
+def test_it_is_the_host_slab_whatever_is_spilled(runtime: CudaRuntime, steps: Any, rows: int, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    slab = CudaSlab(runtime, SLOTS, f"test {next(_NUMBERS)}", rows)
+    host = HostSlab(runtime, SLOTS)
+    for name, chosen in steps:
+        if name == "advance":
+            # A slot is written once in a batch, and is then nobody else's source.
+            pairs = {slot: source for source, slot in chosen}
+            sources = [source for slot, source in pairs.items() if source not in pairs or source == slot]
+            slots = [slot for slot, source in pairs.items() if source not in pairs or source == slot]
+            arguments = random.integers(0, V, len(slots)), ids(*sources), ids(*slots)
+            slab.advance(*arguments)
+            host.advance(*arguments)
+        elif name == "stay":
+            arguments = random.integers(0, V, len(chosen)), ids(*chosen), ids(*chosen)
+            slab.advance(*arguments)
+            host.advance(*arguments)
+        elif name == "project":
+            ours, theirs = (it.project(ids(*chosen), top_k=3, targets=ids(*chosen)) for it in (slab, host))
+            np.testing.assert_array_equal(ours.top_ids, theirs.top_ids)
+            np.testing.assert_allclose(ours.target_log_probabilities, theirs.target_log_probabilities, atol=1e-5)
+        elif name == "hidden":
+            np.testing.assert_allclose(slab.hidden(chosen), host.hidden(chosen), atol=1e-5)
+        elif name == "write":
+            state = tuple(random.normal(size=(len(set(chosen)), t.size)).astype("f") for t in runtime.state_tensors)
+            for it in (slab, host):
+                it.write(sorted(set(chosen)), state)
+        else:
+            for it in (slab, host):
+                it.clear(sorted(set(chosen)))
+            if name == "trim":
+                slab.trim(ids(*sorted(set(chosen))))
+        assert slab.residency.resident <= rows
+    for ours, theirs in zip(slab.read(range(SLOTS)), host.read(range(SLOTS)), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
+@needs_compiler
+def test_projections_of_all_kinds_are_the_runtimes_own(runtime: CudaRuntime) -> None:
+    slab = slab_of(runtime, SLOTS)
+    assert isinstance(slab, CudaSlab)
+    slots, some = ids(1, 2, 3), ids(9, 4, 30)
+    named = some[None].repeat(3, 0)
+    slab.advance(ids(5, 6, 7), ids(0, 0, 0), slots)
+    hidden = slab.hidden(slots)
+    for ours, theirs in (
+        (slab.project_subset(slots, some, top_k=2), runtime.project_subset(hidden, some, top_k=2)),
+        (slab.project_words(slots, named, top_k=2), runtime.project_words(hidden, named, top_k=2)),
+        (slab.project(slots, top_k=200), runtime.project(hidden, top_k=200)),
+    ):
+        np.testing.assert_array_equal(ours.top_ids, theirs.top_ids)
+        np.testing.assert_allclose(ours.top_log_probabilities, theirs.top_log_probabilities, atol=1e-6)
+
+
+@needs_compiler
+def test_as_many_states_as_fit_are_on_the_device() -> None:
+    model = artifact("lstm_stack")
+    device = EmulatedDevice()
+    runtime = CudaRuntime(model, device, float16=False, most=8)
+    device.memory = 40 * 4 * runtime.network.stride  # in one piece, and all in all
+    slab = runtime.slab(1000)
+    assert isinstance(slab, CudaSlab)
+    assert 20 <= slab.residency.rows < 40
+    device.free_memory = lambda: 1 << 40  # what is free is in pieces: halved until it fits
+    assert 20 <= CudaSlab(runtime, 1000, "halved").residency.rows < 40
+    device.memory = 8
+    with pytest.raises(DeviceMemoryError, match="has no memory left"):
+        runtime.slab(1000)
+
+
+@needs_compiler
+def test_without_memory_one_call_fails_and_the_next_does_not() -> None:
+    device = EmulatedDevice()
+    runtime = CudaRuntime(artifact("lstm_stack"), device, float16=False, most=8)
+    slab = runtime.slab(SLOTS)
+    slab.advance(ids(1), ids(0), ids(1))
+    before, device.memory = device.memory, 100
+    with pytest.raises(DeviceMemoryError):
+        slab.project_subset(ids(1), np.arange(V), top_k=3)
+    slab.advance(ids(2), ids(1), ids(1))  # what needs nothing more goes on
+    device.memory = before
+    assert slab.project_subset(ids(1), np.arange(V), top_k=3).top_ids.shape == (1, 3)
+
+
+@needs_compiler
+def test_threads_take_turns(runtime: CudaRuntime) -> None:
+    slab = CudaSlab(runtime, SLOTS, "threads", 6)
+    slab.advance(ids(1), ids(0), ids(1))
+    expected = slab.hidden([1])
+    wrong: list[object] = []
+
+    def read() -> None:
+        for _ in range(20):
+            if not np.array_equal(slab.hidden([1]), expected):
+                wrong.append(1)
+
+    threads = [threading.Thread(target=read) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for slot in range(2, 22):
+        slab.advance(ids(slot), ids(0), ids(slot))
+    for thread in threads:
+        thread.join()
+    assert not wrong
