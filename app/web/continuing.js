@@ -2,69 +2,57 @@
 
 const MOST = 40; // words
 
+const knob = (name) => document.getElementById(name);
+
 export class Continuing {
-  #server;
-  #button;
-  #knobs;
-  #used;
-  #running = null; // what stops it
+	#server;
+	#button;
+	#running = null; // what stops it
 
-  /** knobs: {temperature, "top-k", "top-p", seed}, the inputs; the button starts, and stops. */
-  constructor(server, { button, knobs, used }) {
-    this.#server = server;
-    this.#button = button;
-    this.#knobs = knobs;
-    this.#used = used;
-    for (const [name, knob] of Object.entries(knobs)) {
-      const output = document.querySelector(`output[for=${name}]`);
-      const say = () => {
-        if (output) output.textContent = name === "top-k" && knob.value === "0" ? "all" : knob.value;
-      };
-      knob.addEventListener("input", say);
-      say();
-    }
-  }
+	/** The button starts, and stops. The knobs are the inputs temperature, top-k, top-p and seed. */
+	constructor(server, button) {
+		this.#server = server;
+		this.#button = button;
+		for (const output of document.querySelectorAll("output[for]")) {
+			const input = knob(output.htmlFor.value);
+			const say = () => (output.textContent = input.id === "top-k" && input.value === "0" ? "all" : input.value);
+			input.addEventListener("input", say);
+			say();
+		}
+	}
 
-  get running() {
-    return this.#running !== null;
-  }
+	get running() {
+		return this.#running !== null;
+	}
 
-  stop() {
-    this.#running?.abort();
-  }
+	stop() {
+		this.#running?.abort();
+	}
 
-  /** Have `reader` go on, and tell `hear(word)` each word: {word, text}. Ends quietly when it is stopped. */
-  async run(reader, hear) {
-    this.#running = new AbortController();
-    const { signal } = this.#running;
-    this.#button.textContent = "Stop";
-    try {
-      const options = { body: this.#order(reader), session: reader.session, signal };
-      for await (const { event, data } of this.#server.events("v1/generate", options)) {
-        if (event === "done" || signal.aborted) break;
-        hear(data);
-      }
-    } catch (error) {
-      if (error.name !== "AbortError") throw error;
-    } finally {
-      this.#running = null;
-      this.#button.textContent = "Continue for me";
-    }
-  }
+	/** Have `reader` go on, and tell `hear` each word: {word, text} and its scores. Ends quietly when it is stopped. */
+	async run({ session, position }, hear) {
+		this.#running = new AbortController();
+		const { signal } = this.#running;
+		this.#button.textContent = "Stop";
+		const body = { session_id: session, position, max_words: MOST, stream: true, ...order() };
+		try {
+			for await (const { event, data } of this.#server.events("v1/generate", { body, session, signal })) {
+				if (event === "done" || signal.aborted) break;
+				hear(data);
+			}
+		} catch (error) {
+			if (error.name !== "AbortError") throw error;
+		} finally {
+			this.#running = null;
+			this.#button.textContent = "Continue for me";
+		}
+	}
+}
 
-  #order({ session, position }) {
-    const { temperature, "top-k": topK, "top-p": topP, seed } = this.#knobs;
-    const drawn = seed.value === "" ? Math.floor(Math.random() * 1e6) : Number(seed.value);
-    this.#used.textContent = drawn;
-    return {
-      session_id: session,
-      position,
-      max_words: MOST,
-      temperature: Number(temperature.value),
-      ...(Number(topK.value) ? { top_k: Number(topK.value) } : {}),
-      top_p: Number(topP.value),
-      seed: drawn,
-      stream: true,
-    };
-  }
+function order() {
+	const seed = knob("seed").value === "" ? Math.floor(Math.random() * 1e6) : Number(knob("seed").value);
+	knob("seed-used").textContent = seed;
+	const order = { temperature: Number(knob("temperature").value), top_p: Number(knob("top-p").value), seed };
+	const top_k = Number(knob("top-k").value);
+	return top_k ? { ...order, top_k } : order;
 }

@@ -1,39 +1,41 @@
-// What this browser keeps of a session, so that a reload goes on where it was: the text, and which part of it was read.
+// What this browser keeps, so that a reload goes on where it was: the branches of a text, and how far each was read.
 
-const INDEX = "nextword-sessions";
-const MANY = 6; // sessions whose texts are kept
-const FIELDS = ["start", "end", "known", "log_probability", "probability", "rank", "surprisal_bits"];
+const INDEX = "nextword-trees"; // [[session of each branch], ...], the latest text first
+const MANY = 6; // texts
 const name = (session) => `nextword-session-${session}`;
 
-function parsed(text) {
-  try {
-    return JSON.parse(text);
-  } catch {
-    return null;
-  }
+/** Keep the branches of a text, {reader, text, parent, at} each; only `current` has changed since. */
+export function keep(branches, current) {
+	try {
+		const all = branches.filter(({ reader }) => reader.session);
+		const sessions = all.map(({ reader }) => reader.session);
+		const trees = JSON.parse(localStorage.getItem(INDEX)) ?? [];
+		const others = trees.filter((tree) => !tree.some((one) => sessions.includes(one))).slice(0, MANY - 1);
+		const wanted = [sessions, ...others].flat();
+		for (const old of trees.flat()) if (!wanted.includes(old)) localStorage.removeItem(name(old));
+		localStorage.setItem(INDEX, JSON.stringify([sessions, ...others]));
+		for (const branch of all) {
+			const { reader, text, parent, at } = branch;
+			if (branch !== current && localStorage.getItem(name(reader.session))) continue;
+			const { position, read, base, words } = reader;
+			const record = { text, at, parent: all.indexOf(parent), position, read: read.length, base, words };
+			localStorage.setItem(name(reader.session), JSON.stringify(record));
+		}
+	} catch {
+		// The storage is full or forbidden: the server has the words still.
+	}
 }
 
-/** Keep a reader and its text. */
-export function keep({ session, position, read, base, words }, text) {
-  try {
-    const others = (parsed(localStorage.getItem(INDEX)) ?? []).filter((other) => other !== session);
-    for (const old of others.splice(MANY - 1)) localStorage.removeItem(name(old));
-    localStorage.setItem(INDEX, JSON.stringify([session, ...others]));
-    const rows = words.map((word) => [word.word, ...FIELDS.map((field) => word[field])]);
-    localStorage.setItem(name(session), JSON.stringify({ text, position, read: read.length, base, rows }));
-  } catch {
-    // The storage is full or forbidden: the server has the words still.
-  }
-}
-
-/** {text, reader: what to assign to one}, or null when this browser does not know the session. */
+/** The branches of the text of a session, `reader` being what to assign to one; empty when it is not known here. */
 export function kept(session) {
-  const record = parsed(localStorage.getItem(name(session)));
-  if (!record) return null;
-  const { text, position, read, base, rows } = record;
-  const words = rows.map(([word, ...values]) => {
-    const fields = FIELDS.map((field, index) => [field, values[index] ?? undefined]);
-    return { word, ...Object.fromEntries(fields) };
-  });
-  return { text, reader: { session, position, read: text.slice(0, read), base, words } };
+	try {
+		const tree = JSON.parse(localStorage.getItem(INDEX)).find((sessions) => sessions.includes(session));
+		const records = tree.map((one) => JSON.parse(localStorage.getItem(name(one))));
+		const all = records.map(({ text, at, position, read, base, words }, index) => {
+			return { text, at, reader: { session: tree[index], position, read: text.slice(0, read), base, words } };
+		});
+		return all.map((branch, index) => Object.assign(branch, { parent: all[records[index].parent] ?? null }));
+	} catch {
+		return [];
+	}
 }

@@ -4,100 +4,77 @@ const KEY = "nextword-key";
 
 /** What the server said instead of an answer. `status` is 0 when it did not answer at all. */
 export class Refusal extends Error {
-  constructor(status, problem, retryAfter = null) {
-    super(problem.detail ?? problem.title ?? `The server answered ${status}.`);
-    this.status = status;
-    this.retryAfter = retryAfter;
-  }
+	constructor(status, { detail, title } = {}, retryAfter = null) {
+		super(detail ?? title ?? `The server answered ${status}.`);
+		Object.assign(this, { status, retryAfter });
+	}
 }
 
-const silent = () => new Refusal(0, { detail: "The server does not answer." });
+function silent(error) {
+	throw error.name === "AbortError" ? error : new Refusal(0);
+}
 
 export class Server extends EventTarget {
-  #last = null;
+	#last = null;
 
-  get key() {
-    return sessionStorage.getItem(KEY) ?? "";
-  }
+	get key() {
+		return sessionStorage.getItem(KEY) ?? "";
+	}
 
-  set key(value) {
-    if (value) sessionStorage.setItem(KEY, value);
-    else sessionStorage.removeItem(KEY);
-  }
+	set key(value) {
+		sessionStorage.setItem(KEY, value);
+	}
 
-  /** The response to a call, 2xx; a `Refusal` is thrown for everything else. A `quiet` call is not the last one. */
-  async fetch(method, path, { body, session, signal, quiet = false } = {}) {
-    const headers = {};
-    if (body !== undefined) headers["content-type"] = "application/json";
-    if (session) headers["x-session-id"] = session; // balancers route by it
-    if (this.key) headers.authorization = `Bearer ${this.key}`;
-    if (!quiet) this.#last = { method, path, body };
-    let response;
-    try {
-      response = await fetch(path, { method, headers, body: body && JSON.stringify(body), signal, cache: "no-store" });
-    } catch (error) {
-      if (error.name === "AbortError") throw error;
-      throw silent();
-    }
-    if (response.ok) return response;
-    const problem = await response.json().catch(() => ({}));
-    throw new Refusal(response.status, problem, Number(response.headers.get("retry-after")) || null);
-  }
+	/** The response to a call, 2xx; a `Refusal` is thrown for everything else. A `quiet` call is not the last one. */
+	async fetch(method, path, { body, session, signal, quiet = false } = {}) {
+		const headers = {};
+		if (body !== undefined) headers["content-type"] = "application/json";
+		if (session) headers["x-session-id"] = session; // balancers route by it
+		if (this.key) headers.authorization = `Bearer ${this.key}`;
+		if (!quiet) this.#last = { method, path, body };
+		const options = { method, headers, body: body && JSON.stringify(body), signal, cache: "no-store" };
+		const response = await fetch(path, options).catch(silent);
+		if (response.ok) return response;
+		const problem = await response.json().catch(() => ({}));
+		throw new Refusal(response.status, problem, Number(response.headers.get("retry-after")) || null);
+	}
 
-  /** The JSON of a call. Tells how long it took by a "latency" event, milliseconds in `detail`, unless it is quiet. */
-  async json(method, path, options = {}) {
-    const started = performance.now();
-    const response = await this.fetch(method, path, options);
-    const reply = response.status === 204 ? null : await response.json().catch(() => {
-      throw silent(); // it broke off
-    });
-    if (!options.quiet) this.dispatchEvent(new CustomEvent("latency", { detail: performance.now() - started }));
-    return reply;
-  }
+	/** The JSON of a call. Tells how long it took by a "latency" event, milliseconds in `detail`, unless it is quiet. */
+	async json(method, path, options = {}) {
+		const started = performance.now();
+		const response = await this.fetch(method, path, options);
+		const reply = response.status === 204 ? null : await response.json().catch(silent);
+		if (!options.quiet) this.dispatchEvent(new CustomEvent("latency", { detail: performance.now() - started }));
+		return reply;
+	}
 
-  /** The server-sent events of a call, one {event, data} after the other. An event `error` is thrown. */
-  async *events(path, options) {
-    const response = await this.fetch("POST", path, options);
-    let rest = "";
-    for await (const chunk of chunks(response.body.pipeThrough(new TextDecoderStream()))) {
-      const parts = (rest + chunk.replaceAll("\r\n", "\n")).split("\n\n");
-      rest = parts.pop();
-      for (const part of parts) {
-        const of = (name) =>
-          part
-            .split("\n")
-            .filter((line) => line.startsWith(`${name}:`))
-            .map((line) => line.slice(name.length + 1).trimStart());
-        if (of("data").length === 0) continue;
-        const data = JSON.parse(of("data").join("\n"));
-        const event = of("event")[0] ?? "message";
-        if (event === "error") throw new Refusal(data.status, data);
-        yield { event, data };
-      }
-    }
-  }
+	/** The server-sent events of a call, one {event, data} after the other. An event `error` is thrown. */
+	async *events(path, options) {
+		const response = await this.fetch("POST", path, options);
+		const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+		let rest = "";
+		for (;;) {
+			const { done, value } = await reader.read().catch(silent);
+			if (done) return;
+			const parts = (rest + value).split("\n\n");
+			rest = parts.pop();
+			for (const part of parts) {
+				const [, event, json] = /^event: (.*)\ndata: (.*)$/u.exec(part) ?? [];
+				if (!event) continue;
+				const data = JSON.parse(json);
+				if (event === "error") throw new Refusal(data.status, data);
+				yield { event, data };
+			}
+		}
+	}
 
-  /** The last call as a command for a shell. */
-  curl() {
-    if (!this.#last) return "";
-    const { method, path, body } = this.#last;
-    const quoted = (text) => `'${text.replaceAll("'", String.raw`'\''`)}'`;
-    const parts = ["curl", ...(method === "GET" ? [] : ["-X", method]), quoted(new URL(path, location.href.split("#")[0]).href)];
-    if (body !== undefined) parts.push("-H", quoted("content-type: application/json"), "-d", quoted(JSON.stringify(body)));
-    if (this.key) parts.push("-H", quoted("authorization: Bearer YOUR-KEY"));
-    return parts.join(" ");
-  }
-}
-
-// Not every browser can iterate over a stream.
-async function* chunks(stream) {
-  const reader = stream.getReader();
-  try {
-    for (let { done, value } = await reader.read(); !done; { done, value } = await reader.read()) yield value;
-  } catch (error) {
-    if (error.name === "AbortError") throw error;
-    throw silent();
-  } finally {
-    reader.releaseLock();
-  }
+	/** The last call as a command for a shell. */
+	curl() {
+		const { method, path, body } = this.#last;
+		const quoted = (text) => `'${text.replaceAll("'", String.raw`'\''`)}'`;
+		const parts = ["curl", "-X", method, quoted(new URL(path, location.href.split("#")[0]).href)];
+		if (body !== undefined) parts.push("-H", quoted("content-type: application/json"), "-d", quoted(JSON.stringify(body)));
+		if (this.key) parts.push("-H", quoted("authorization: Bearer YOUR-KEY"));
+		return parts.join(" ");
+	}
 }

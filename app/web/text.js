@@ -7,37 +7,39 @@ const CLOSING = /^[.,!?;:)\]}%…]/u;
 
 /** "I like tea and c" -> {finished: "I like tea and ", typed: "c"} */
 export function split(text) {
-  const typed = UNFINISHED.exec(text.slice(-LONGEST))?.[0] ?? "";
-  if (typed.length >= LONGEST) return { finished: text, typed: "" };
-  return { finished: text.slice(0, text.length - typed.length), typed };
+	const typed = UNFINISHED.exec(text.slice(-LONGEST))?.[0] ?? "";
+	if (typed.length >= LONGEST) return { finished: text, typed: "" };
+	return { finished: text.slice(0, text.length - typed.length), typed };
 }
 
 /** How to take a word: replace the last `remove` characters of the text by `insert`. */
 export function taking(text, word) {
-  const { finished, typed } = split(text);
-  const blanks = finished.length - finished.trimEnd().length;
-  if (word === "<eos>") return { remove: typed.length + blanks, insert: "\n" };
-  if (CLOSING.test(word)) return { remove: typed.length + (finished.endsWith("\n") ? 0 : blanks), insert: `${word} ` };
-  const between = finished === "" || /\s$/u.test(finished) ? "" : " ";
-  return { remove: typed.length, insert: `${between}${word} ` };
+	const { finished, typed } = split(text);
+	const blanks = finished.length - finished.trimEnd().length;
+	if (word === "<eos>") return { remove: typed.length + blanks, insert: "\n" };
+	if (CLOSING.test(word)) return { remove: typed.length + (finished.endsWith("\n") ? 0 : blanks), insert: `${word} ` };
+	const between = finished === "" || /\s$/u.test(finished) ? "" : " ";
+	return { remove: typed.length, insert: `${between}${word} ` };
 }
 
 /** A word as it is shown. */
 export const shown = (word) => (word === "<eos>" ? "↵" : word === "<unk>" ? "(unknown)" : word);
 
+export const number = (value) => value.toLocaleString("en", { maximumFractionDigits: 1 });
+
 /** 0.1234 -> "12.3 %"; small ones keep two digits. */
 export function percent(probability) {
-  const value = 100 * probability;
-  if (value < 0.001) return value === 0 ? "0 %" : "<0.001 %";
-  return `${value >= 9.95 ? value.toFixed(1) : Number(value.toPrecision(2))} %`;
+	const value = 100 * probability;
+	if (value < 0.001) return value === 0 ? "0 %" : "<0.001 %";
+	return `${value >= 9.95 ? value.toFixed(1) : Number(value.toPrecision(2))} %`;
 }
 
 /** How many characters two texts share at their start. */
 export function common(one, other) {
-  const end = Math.min(one.length, other.length);
-  let index = 0;
-  while (index < end && one[index] === other[index]) index += 1;
-  return index;
+	const end = Math.min(one.length, other.length);
+	let index = 0;
+	while (index < end && one[index] === other[index]) index += 1;
+	return index;
 }
 
 /**
@@ -45,8 +47,7 @@ export function common(one, other) {
  * rising offsets into `text`.
  */
 export function units(text) {
-  if (!/[\ud800-\udfff]/u.test(text) && text.length === [...text].length) return (offset) => offset;
-  const starts = [0];
-  for (const character of text) starts.push(starts.at(-1) + character.length);
-  return (offset) => starts[offset];
+	const starts = [0];
+	for (const character of text) starts.push(starts.at(-1) + character.length);
+	return (offset) => starts[offset];
 }

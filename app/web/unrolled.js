@@ -1,142 +1,128 @@
 // The network unrolled in time, as the textbook draws it: words below, a strip of h_t for each layer, what may come
 // next on top; time runs to the right.
 
+import { heat } from "./heat.js";
 import { rove } from "./roving.js";
-import { bar, longest } from "./strip.js";
+import { bar, longest, made } from "./strip.js";
 import { percent, shown } from "./text.js";
 
 const BARS = 3;
 const KEPT = 400; // steps that stay drawn; older ones are looked up when their word is clicked
 
-/** The colour of a hidden unit in [-1, 1]: blue, through the colour of the page, to orange. */
-function colour(value, dark) {
-  const strength = Math.min(1, Math.abs(value)) ** 0.7;
-  const target = value < 0 ? [33, 102, 172] : [217, 95, 2];
-  const ground = dark ? [24, 33, 42] : [255, 255, 255];
-  return ground.map((from, index) => Math.round(from + (target[index] - from) * strength));
-}
-
-function heat(bins, dark) {
-  const canvas = document.createElement("canvas");
-  canvas.width = 1;
-  canvas.height = bins.length;
-  canvas.setAttribute("aria-hidden", "true");
-  const context = canvas.getContext("2d");
-  const image = context.createImageData(1, bins.length);
-  bins.forEach((value, index) => image.data.set([...colour(value, dark), 255], 4 * index));
-  context.putImageData(image, 0, 0);
-  return canvas;
-}
-
 export class Unrolled {
-  #place;
-  #empty;
-  #settle;
-  #dark = matchMedia("(prefers-color-scheme: dark)");
-  #steps = new Map(); // position -> {step, element}, in the order of time
+	#place;
+	#rows;
+	#settle;
+	#drawn = new Map(); // position -> {step, element}, in the order of time
 
-  constructor(place, empty, pick) {
-    this.#place = place;
-    this.#empty = empty;
-    this.#settle = rove(place);
-    place.addEventListener("click", (event) => {
-      const step = event.target.closest("[data-position]");
-      if (step) pick(Number(step.dataset.position));
-    });
-    this.#dark.addEventListener("change", () => {
-      const steps = [...this.#steps.values()].map(({ step }) => step);
-      this.clear();
-      this.add(steps);
-    });
-  }
+	/** `place` is the list of steps, `rows` names what stands in it. */
+	constructor(place, rows, pick) {
+		this.#place = place;
+		this.#rows = rows;
+		this.#settle = rove(place);
+		place.addEventListener("click", (event) => {
+			const step = event.target.closest("[data-position]");
+			if (step) pick(Number(step.dataset.position));
+		});
+	}
 
-  clear() {
-    this.cut(0);
-  }
+	clear() {
+		this.cut(0);
+	}
 
-  /** Forget the steps after `position`. */
-  cut(position) {
-    for (const [at, { element }] of this.#steps) {
-      if (at <= position) continue;
-      element.remove();
-      this.#steps.delete(at);
-    }
-    this.#changed();
-  }
+	/** Forget the steps after `position`. */
+	cut(position) {
+		for (const at of this.#drawn.keys()) if (at > position) this.#drop(at);
+		this.#drawn.get(position)?.element.querySelector(".came")?.classList.remove("came");
+		this.#changed();
+	}
 
-  has(position) {
-    return this.#steps.has(position);
-  }
+	/** All steps that are drawn, as they were added. */
+	get steps() {
+		return [...this.#drawn.values()].map(({ step }) => step);
+	}
 
-  /** What was expected after the word at `position`, if that step is drawn. */
-  predictions(position) {
-    return this.#steps.get(position)?.step.predictions;
-  }
+	/** The one at `position`, if it is drawn. */
+	step(position) {
+		return this.#drawn.get(position)?.step;
+	}
 
-  /**
-   * Steps that follow those drawn, in the order of time: {position, word, known, predictions, layers}, each layer
-   * {name, size, values}, at most 64 of them.
-   */
-  add(steps) {
-    for (const step of steps) {
-      if (this.#steps.has(step.position)) continue;
-      const element = this.#draw(step);
-      this.#place.append(element);
-      this.#steps.set(step.position, { step, element });
-    }
-    for (const [at, { element }] of this.#steps) {
-      if (this.#steps.size <= KEPT) break;
-      element.remove();
-      this.#steps.delete(at);
-    }
-    this.#changed();
-    this.#place.scrollLeft = this.#place.scrollWidth;
-  }
+	/**
+	 * Steps that follow those drawn, in the order of time: {position, word, known, predictions, layers}, each layer
+	 * {name, size, values}, at most 64 of them.
+	 */
+	add(steps) {
+		for (const step of steps.filter(({ position }) => !this.#drawn.has(position))) {
+			const element = this.#draw(step);
+			this.#place.append(element);
+			this.#drawn.set(step.position, { step, element });
+		}
+		for (const at of [...this.#drawn.keys()].slice(0, -KEPT)) this.#drop(at);
+		this.#changed();
+		this.#place.scrollLeft = this.#place.scrollWidth;
+	}
 
-  /** The step at `position` comes into view and is marked; 0: none is. */
-  mark(position) {
-    for (const [at, { element }] of this.#steps) element.classList.toggle("marked", at === position);
-    const step = this.#steps.get(position)?.element;
-    if (!step) return;
-    const [left, width] = [step.offsetLeft - this.#place.offsetLeft, step.offsetWidth];
-    const { scrollLeft, clientWidth } = this.#place;
-    if (left < scrollLeft || left + width > scrollLeft + clientWidth) this.#place.scrollLeft = left - clientWidth / 2;
-  }
+	/** Say by `surprise(position)` how surprising each word was. */
+	paint(surprise) {
+		for (const [position, { element }] of this.#drawn) Object.assign(element.lastElementChild.dataset, surprise(position));
+	}
 
-  #changed() {
-    this.#place.hidden = this.#steps.size === 0;
-    this.#empty.hidden = this.#steps.size > 0;
-    this.#settle();
-  }
+	/** The step at `position` comes into view and is marked; 0: none is. The button of the one that was. */
+	mark(position) {
+		const last = this.#place.querySelector(".marked");
+		last?.classList.remove("marked");
+		const step = this.#drawn.get(position)?.element;
+		step?.classList.add("marked");
+		step?.scrollIntoView({ block: "nearest", inline: "nearest" });
+		return last?.lastElementChild;
+	}
 
-  #draw({ position, word, known, predictions, layers }) {
-    const element = document.createElement("li");
-    element.dataset.position = position;
-    const next = document.createElement("ol");
-    next.className = "next";
-    for (const { word: one, probability } of predictions.slice(0, BARS)) {
-      const item = document.createElement("li");
-      const name = document.createElement("span");
-      name.className = "word";
-      name.textContent = shown(one);
-      item.title = `${shown(one)} ${percent(probability)}`;
-      item.append(bar(probability / longest(predictions)), name);
-      next.append(item);
-    }
-    const strips = layers.map(({ name, size, values }, index) => {
-      const layer = document.createElement("div");
-      layer.className = "layer";
-      layer.title = `${name}, layer ${index + 1}: ${size} units after word ${position}`;
-      layer.append(heat(values, this.#dark.matches));
-      return layer;
-    });
-    const button = document.createElement("button");
-    button.type = "button";
-    button.tabIndex = -1;
-    button.textContent = shown(word);
-    button.classList.toggle("unknown", !known);
-    button.title = `${shown(word)}, word ${position}`;
-    element.append(next, ...strips.reverse(), button);
-    return element;
-  }
+	#drop(position) {
+		this.#drawn.get(position).element.remove();
+		this.#drawn.delete(position);
+	}
+
+	#changed() {
+		this.#settle(); // where there are none, the stylesheet shows a figure in their place
+	}
+
+	#draw({ position, word, known, predictions, layers }) {
+		const before = this.#drawn.get(position - 1);
+		const bars = before?.element.querySelectorAll(".next li") ?? [];
+		before?.step.predictions.forEach((one, place) => bars[place]?.classList.toggle("came", one.word === word));
+
+		const next = made("ol", "next");
+		for (const { word: one, probability } of predictions.slice(0, BARS)) {
+			const item = made("li");
+			item.title = `${shown(one)} ${percent(probability)}`;
+			item.append(bar(probability / longest(predictions)), made("span", "word", shown(one)));
+			next.append(item);
+		}
+		const strips = layers.map(({ values }, index) => {
+			const earlier = before?.step.layers[index].values ?? values;
+			const change = values.map((value, place) => value - earlier[place]);
+			const mean = change.reduce((sum, value) => sum + Math.abs(value), 0) / change.length;
+			const strip = made("div", "layer");
+			strip.dataset.layer = index;
+			strip.append(heat("state", values), heat("change", change), bar(mean, "moved"), made("i", "unit"));
+			return strip;
+		});
+		const button = made("button", known ? "" : "unknown", shown(word));
+		Object.assign(button, { type: "button", tabIndex: -1, title: `${shown(word)}, word ${position}` });
+		const element = made("li");
+		element.dataset.position = position;
+		element.append(next, ...strips.reverse(), button);
+		if (!this.#rows.firstChild) this.#name(layers);
+		return element;
+	}
+
+	#name(layers) {
+		const names = layers.map(({ size }, index) => [`layer ${index + 1}`, `${size} units`]).reverse();
+		const rows = [["what may", "come next"], ...names, ["word read", ""]].map(([name, more]) => {
+			const row = made("span", "", name);
+			row.append(made("small", "", more));
+			return row;
+		});
+		this.#rows.replaceChildren(...rows);
+	}
 }

@@ -42,7 +42,7 @@ def test_words_are_drawn_as_ordered_and_a_seed_repeats_them(page: Page) -> None:
         "stream": True,
     }
     # What was drawn is scored as what was typed is.
-    expect(page.locator('#written [data-surprise="-1"]')).to_have_count(0)
+    expect(page.locator('#written [data-rank="-1"]')).to_have_count(0)
     expect(page.locator("#written button")).to_have_count(42)
 
     page.locator("#text").fill("the cat ")

@@ -89,7 +89,7 @@ def test_forced_colours_and_reduced_motion_are_heeded(open_page: Open) -> None:
     shoot(page, "forced-colours")
     style = "(one, name) => getComputedStyle(one)[name]"
     assert page.locator("#unrolled > li").last.evaluate(style, "animationName") == "none"
-    assert page.locator("#written [data-surprise]").first.evaluate(style, "borderTopStyle") != "none"
+    assert page.locator("#written button").first.evaluate(style, "borderTopStyle") != "none"
     assert page.locator("#predictions .bar").first.evaluate(style, "backgroundColor") != "rgba(0, 0, 0, 0)"
     moving = open_page()
     write(moving, "the ", 1)

@@ -6,11 +6,27 @@ import math
 import re
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Locator, Page, expect
 
 from tests.browser.seen import at, predictions, session, steps, write
 
 pytestmark = pytest.mark.browser
+
+#: How words look that are more or less surprising: never by their colour alone.
+COLOURS = """all => all.map(word => {
+    const style = getComputedStyle(word);
+    return [style.backgroundColor, style.textDecorationLine, style.textDecorationStyle, style.textDecorationThickness]
+        .join();
+})"""
+
+
+def shades(canvas: Locator) -> list[str]:
+    """The colours of a strip, from the top."""
+    shades: list[str] = canvas.evaluate(
+        """canvas => Array.from({length: canvas.height},
+            (_, line) => canvas.getContext("2d").getImageData(0, line, 1, 1).data.join())"""
+    )
+    return shades
 
 
 def test_it_is_drawn_unrolled_in_time(page: Page) -> None:
@@ -19,12 +35,11 @@ def test_it_is_drawn_unrolled_in_time(page: Page) -> None:
     expect(page.locator("#unrolled-empty")).to_be_hidden()
     assert steps(page) == ["the", "cat", "sat", "on", "the", "mat", "and", "then", "it", "was", "gone", "we"]
     newest = page.locator("#unrolled > li").last
-    expect(newest.locator("canvas")).to_have_count(2)  # a strip for each layer
-    assert newest.locator("canvas").evaluate_all("all => all.map(canvas => canvas.height)") == [5, 6]
-    shades = newest.locator("canvas").first.evaluate(
-        "canvas => [...canvas.getContext('2d').getImageData(0, 0, 1, canvas.height).data].join()"
-    )
-    assert len(set(shades.split(","))) > 2
+    strips = newest.locator("canvas.state")  # a strip for each layer, the last on top
+    assert strips.evaluate_all("all => all.map(canvas => canvas.height)") == [5, 6]
+    for strip, size in zip(strips.all(), (5, 6), strict=True):
+        expect(strip).to_be_visible()
+        assert len(set(shades(strip))) > size / 2
     expect(newest.locator(".next li")).to_have_count(3)
     words = [word.replace("<eos>", "↵") for word in predictions(page)[:3]]
     assert newest.locator(".next .word").all_inner_texts() == words
@@ -40,14 +55,17 @@ def test_it_is_drawn_unrolled_in_time(page: Page) -> None:
 
 def test_beside_the_remembering_network_stands_one_with_a_fresh_state(page: Page) -> None:
     write(page, "rain ", 1)
-    expect(page.locator("#fresh")).to_contain_text("after “rain” alone")
+    expect(page.locator("#alone")).to_have_text("after “rain” alone")
     alone = page.locator("#fresh li").all_inner_texts()
-    shown = page.locator("#predictions .word").all_inner_texts()[:4]
-    assert [line.split()[0] for line in alone] == shown  # nothing came before it: both know the same
+    shown = page.locator("#predictions li").all_inner_texts()
+    assert alone == shown  # nothing came before it: both know the same
     write(page, "with no cat and rain ", 6)
-    expect(page.locator("#fresh")).to_contain_text("after “rain” alone")
+    expect(page.locator("#alone")).to_have_text("after “rain” alone")
     assert page.locator("#fresh li").all_inner_texts() == alone
-    assert page.locator("#predictions .word").all_inner_texts()[:4] != shown
+    assert page.locator("#predictions li").all_inner_texts() != shown
+    write(page, "ca", 6)  # the word being typed is completed on both sides
+    expect(page.locator("#fresh li")).to_have_count(4)
+    assert sorted(page.locator("#fresh .word").all_inner_texts()) == sorted(predictions(page))
 
 
 def test_surprise_is_coloured_by_rank_or_bits(page: Page) -> None:
@@ -58,13 +76,17 @@ def test_surprise_is_coloured_by_rank_or_bits(page: Page) -> None:
     titles = words.evaluate_all("all => all.map(word => word.title)")
     ranks = [int(re.search(r"rank (\d+)", title)[1]) for title in titles]  # type: ignore[index]
     bits = [float(re.search(r"([\d.]+) bits", title)[1]) for title in titles]  # type: ignore[index]
-    colours = "all => all.map(word => Number(word.dataset.surprise))"
-    assert words.evaluate_all(colours) == [0 if rank <= 10 else 1 for rank in ranks]
-    expect(page.locator("#legend")).to_contain_text("top 10")
-    page.get_by_label("bits").check()
-    expect(page.locator("#legend")).to_contain_text("up to 3 bits")
+    by_rank = [0 if rank <= 10 else 1 for rank in ranks]
     by_bits = [next(index for index, bound in enumerate((3, 7, 11, 99)) if value <= bound) for value in bits]
-    assert words.evaluate_all(colours) == by_bits
+    assert by_rank != by_bits
+    for scale, classes, name in (("rank", by_rank, "among the 10 likeliest"), ("bits", by_bits, "up to 3 bits")):
+        page.get_by_label(scale).check()
+        legend = page.locator(".legend:visible")
+        expect(legend).to_contain_text(name)
+        colours = legend.locator("[data-class]").evaluate_all(COLOURS)
+        assert len(set(colours)) == 4
+        assert words.evaluate_all(COLOURS) == [colours[index] for index in classes]
+        assert page.locator("#unrolled button").evaluate_all(COLOURS) == [colours[index] for index in classes]
     perplexity = float(page.locator("#perplexity").inner_text())
     assert perplexity == pytest.approx(2 ** (math.fsum(bits) / len(bits)), rel=0.05)
 

@@ -156,14 +156,14 @@ def test_a_reload_goes_on_where_it_was(page: Page, open_page: Open) -> None:
     at(page, 5)
     expect(page.locator("#text")).to_have_value("the cat sat on the ")
     assert (session(page), predictions(page)) == (name, best)
-    colours = page.locator("#written button").evaluate_all("all => all.map(word => word.dataset.surprise)")
+    colours = page.locator("#written button").evaluate_all("all => all.map(word => word.dataset.rank)")
 
     elsewhere = open_page(f"#{name}")  # a browser that has not seen the text: the server has
     at(elsewhere, 5)
     expect(elsewhere.locator("#text")).to_have_value("the cat sat on the ")
     assert (session(elsewhere), predictions(elsewhere)) == (name, best)
     words = elsewhere.locator("#written button")
-    assert words.evaluate_all("all => all.map(word => word.dataset.surprise)") == colours
+    assert words.evaluate_all("all => all.map(word => word.dataset.rank)") == colours
 
 
 def test_words_are_shown_as_text_and_never_as_markup(page: Page) -> None:

@@ -1,0 +1,17 @@
+// A layer's hidden state as a strip of colours.
+
+const [NEGATIVE, POSITIVE] = [[33, 102, 172], [217, 95, 2]];
+
+/** A canvas of one pixel a value in [-1, 1], the first on top: blue, through the colour of the page, to orange. */
+export function heat(kind, values) {
+	const canvas = Object.assign(document.createElement("canvas"), { className: kind, width: 1, height: values.length });
+	canvas.setAttribute("aria-hidden", "true");
+	const context = canvas.getContext("2d");
+	const image = context.createImageData(1, values.length);
+	values.forEach((value, index) => {
+		const strength = Math.min(1, Math.abs(value)) ** 0.7;
+		image.data.set([...(value < 0 ? NEGATIVE : POSITIVE), 255 * strength], 4 * index);
+	});
+	context.putImageData(image, 0, 0);
+	return canvas;
+}

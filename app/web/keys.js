@@ -1,0 +1,24 @@
+// The keys of the text: Tab and Alt+1..3 take a word, arrows and Enter walk the list, Esc dismisses.
+
+/** `take` a word of the `suggestions`, or `dismiss` them. A letter by itself does nothing but to be typed. */
+export function listen(box, suggestions, { take, dismiss }) {
+	let leaving = false; // Esc was the last key: the next Tab moves the focus
+	box.element.addEventListener("keydown", (event) => {
+		const { key, altKey, shiftKey, code } = event;
+		const escaped = leaving;
+		leaving = key === "Escape";
+		if (event.isComposing) return;
+		let word = null;
+		if (key === "Escape") dismiss();
+		else if (key === "Tab" && !shiftKey && !escaped) word = suggestions.chosen ?? suggestions.best;
+		else if (key === "Enter") word = suggestions.chosen;
+		else if (altKey && /^Digit[123]$/u.test(code)) word = suggestions.at(Number(code.at(-1)));
+		else if ((key === "ArrowDown" || key === "ArrowUp") && box.atEnd) {
+			if (key === "ArrowUp" && suggestions.active < 0) return; // up into the text
+			if (suggestions.walk(key === "ArrowDown" ? 1 : -1)) event.preventDefault();
+		}
+		if (word === null) return;
+		event.preventDefault();
+		take(word);
+	});
+}
