@@ -16,7 +16,7 @@ import pytest
 
 from model.artifact import Artifact
 from model.training.folder import MODEL, SNAPSHOT
-from tests.model.training.texts import write_recipe, write_text
+from tests.model.training.texts import AWD, write_recipe, write_text
 
 pytest.importorskip("mpi4py", reason="mpi4py is not installed: pip install 'nextword[mpi]'")
 _MPIEXEC = next(
@@ -131,13 +131,15 @@ def test_two_processes_of_two_streams_have_the_curve_of_one_of_four_which_goes_o
 
 
 def test_stopped_and_resumed_in_two_processes_it_ends_bit_equal(tmp_path: Path, started: list[Training]) -> None:
-    """With all that is drawn anew in each window."""
-    whole, stopped = (Training(tmp_path / name) for name in ("whole", "stopped"))
+    """With all that is drawn anew in each window, and the mean of the weights, which the first one keeps alone."""
+    whole, stopped = (Training(tmp_path / name, **AWD) for name in ("whole", "stopped"))
     started += [whole, stopped]
     said = whole.run(2)
     assert said.count("try: nextword serve") == 1
-    said = stopped.stop_in_two(at=9)
-    assert said.count("interrupted at iteration 9 of 30; --resume goes on from there\n") == 1
+    total = iterations(whole)
+    stop = total - 3  # there is a mean by then
+    said = stopped.stop_in_two(at=stop)
+    assert said.count(f"interrupted at iteration {stop} of {total}; --resume goes on from there\n") == 1
     stopped.run(2, "--resume")
     weights = Path(MODEL) / "model.safetensors"
     assert (stopped.out / weights).read_bytes() == (whole.out / weights).read_bytes()
