@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -82,10 +83,12 @@ def leaked(service: Service) -> str | None:
 
 
 @asynccontextmanager
-async def running(start: str | None = "<eos>", **settings: Any) -> AsyncIterator[Running]:
-    """A service with the fake runtime, ready; afterwards no state slot may be left over."""
+async def running(
+    start: str | None = "<eos>", model: str = "fake@0123456789ab", **settings: Any
+) -> AsyncIterator[Running]:
+    """A service with the fake runtime, ready; afterwards no state slot may be left over. model: its id."""
     runtime, clock = FakeRuntime(), Clock()
-    app = create_app(Settings(**settings), runtime=runtime, artifact=artifact(start), clock=clock)
+    app = create_app(Settings(**settings), runtime=runtime, artifact=replace(artifact(start), id=model), clock=clock)
     transport = httpx2.ASGITransport(app=app, raise_app_exceptions=False)
     async with app.router.lifespan_context(app):
         service: Service = app.state.service

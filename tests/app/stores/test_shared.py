@@ -45,6 +45,26 @@ async def test_session_goes_on_at_either(replicas: tuple[Running, Running]) -> N
         assert agrees(reply, " ".join(said))
 
 
+async def test_two_models_on_one_redis_refuse_each_others_sessions_and_go_on_with_their_own(
+    shared_redis: RedisServer,
+) -> None:
+    """As in the hour of an upgrade, when the old model still serves those who came before. A file has one model."""
+    place: dict[str, Any] = {"store": shared_redis.url, "session_key": KEY}
+    async with running(**place) as old, running(model="fake@ba9876543210", **place) as new:
+        theirs, ours = [(await it.ok(text="the cat"))["session_id"] for it in (old, new)]
+        for it, foreign in ((new, theirs), (old, ours)):
+            for response in (
+                await it.predict(session_id=foreign, text="sat"),
+                await it.client.get(f"/v1/sessions/{foreign}"),
+                await it.client.post(f"/v1/sessions/{foreign}/fork"),
+            ):
+                assert response.status_code == 409, response.text
+                assert response.json()["type"] == "urn:nextword:problem:other-model"
+                assert response.headers["x-should-retry"] == "false"
+        assert agrees(await old.ok(session_id=theirs, text="sat", position=2), "the cat sat")
+        assert agrees(await new.ok(session_id=ours, text="sat", position=2), "the cat sat")
+
+
 async def test_looking_sees_what_the_other_has_done(replicas: tuple[Running, Running]) -> None:
     one, other = replicas
     opened = await one.ok(text="the cat")
