@@ -25,6 +25,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+import app.stores.redis
 from app.sessions import SessionIds
 from model.adaptation import Adaptation
 from tests.app.conftest import Running, leaked, running
@@ -421,8 +422,12 @@ def run_machine(it: Live) -> None:
 
 @pytest.mark.parametrize("forgetful", [False, True], ids=["usual", "forgetful"])
 @pytest.mark.parametrize("kind", ["memory", "snapshot", "sqlite", "redis"])
-def test_sessions_are_their_words(kind: str, forgetful: bool, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+def test_sessions_are_their_words(
+    kind: str, forgetful: bool, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Forgetful: with few words remembered and hardly a state kept, most has to be computed anew, or be refused."""
+    # The event loop stands still while nothing is asked, and an answer that came meanwhile is none that came too late.
+    monkeypatch.setattr(app.stores.redis, "TIMEOUT_SECONDS", 60.0)
     redis = request.getfixturevalue("shared_redis") if kind == "redis" else None
     options = {"max_session_words": 16, "history_bytes": 100} if forgetful else {}
     with Live(redis, **place(kind, tmp_path, request), **options) as it:
