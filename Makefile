@@ -24,7 +24,7 @@ fuzz: $(VENV)/.dev ## 100,000 damaged requests to a real server
 	NEXTWORD_TEST_FUZZ=100000 $(BIN)/python -m pytest -q tests/app/fuzz
 
 test-crash: $(VENV)/.dev ## fifty kills of the server and of Redis, in minutes
-	KILLS=50 $(BIN)/python -m pytest -q tests/app/test_crash.py tests/app/test_replicas.py
+	KILLS=50 $(BIN)/python -m pytest -q -rP tests/app/test_crash.py tests/app/test_replicas.py
 
 HARNESS := .venv-harness
 test-harness: $(VENV)/.serve $(HARNESS)/.harness ## lm-evaluation-harness against the service: its figures are those of `nextword evaluate`

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 import httpx2
 import pytest
 
-from tests.app.fake_runtime import PLAIN, Oracle
+from app import state_file
+from tests.app.fake_runtime import PLAIN, WORDS, Oracle
 
 #: What a server that is being killed does to a client.
 _LOST = (httpx2.TransportError,)
@@ -54,8 +55,17 @@ class Population:
         """Let everybody have their last answer, and compare what the servers hold with what each was told."""
         self._over = True
         await asyncio.wait_for(asyncio.gather(*self._tasks), 60)
+        await self.check()
+
+    async def check(self) -> None:
+        """Compare what the servers hold with what each client was told."""
         for client in self._clients:
             await client.check()
+
+    @property
+    def words(self) -> int:
+        """How many words the clients were told that they count."""
+        return sum(client.words for client in self._clients)
 
     @property
     def is_over(self) -> bool:
@@ -106,9 +116,14 @@ class _Client:
             self._session_id = reply["session_id"]
             self._population.heard()
 
+    @property
+    def words(self) -> int:
+        return len(self._said)
+
     async def check(self) -> None:
-        response = await self._population.ask("GET", f"/v1/sessions/{self._session_id}")
+        """Every word is there, once and in its place."""
+        response = await self._population.ask("GET", f"/v1/sessions/{self._session_id}/state")
         assert response.status_code == 200, response.text
-        shown = response.json()
-        assert shown["position"] == len(self._said)
-        assert shown["words"] == self._said[-256:]
+        file = state_file.decode(response.content)
+        assert file.position == len(self._said)
+        assert [WORDS[id] for id in file.words] == self._said
