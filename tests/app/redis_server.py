@@ -19,7 +19,11 @@ from redis.retry import Retry
 
 
 def executable() -> str:
-    """The server; skips the test where there is none, except in continuous integration."""
+    """The server that NEXTWORD_TEST_REDIS names, by default Redis; skips the test where there is none, except in
+    continuous integration."""
+    named = os.environ.get("NEXTWORD_TEST_REDIS")
+    if named is not None:
+        return named
     found = shutil.which("redis-server") or shutil.which("valkey-server")
     if found is None:
         try:
