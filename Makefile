@@ -21,7 +21,7 @@ test: $(VENV)/.dev ## all tests, on the CPU
 	$(BIN)/python -m pytest $(PYTEST)
 
 fuzz: $(VENV)/.dev ## 100,000 damaged requests to a real server
-	NEXTWORD_TEST_FUZZ=100000 $(BIN)/python -m pytest -q tests/app/fuzz
+	FUZZ=100000 $(BIN)/python -m pytest -q -s tests/app/fuzz
 
 test-crash: $(VENV)/.dev ## fifty kills of the server and of Redis, in minutes
 	KILLS=50 $(BIN)/python -m pytest -q -rP tests/app/test_crash.py tests/app/test_replicas.py

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+import os
+import re
 from pathlib import Path
 from typing import Literal
 
@@ -21,6 +24,9 @@ SECRETS = {"session_key", "api_keys", "store", "store_password"}
 SHIPPED_MODEL = Path(model.__file__).parent / "pretrained" / "english"
 
 _USUAL = Adaptation()
+
+#: What Kubernetes and Docker set in containers beside a service that is called nextword.
+_LINK = re.compile(r"(SERVICE|PORT|ENV|NAME)(_|$)")
 
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["json", "text"]
@@ -205,8 +211,12 @@ def load(**given: object) -> Settings:
     """The settings: `given` ones before those of the environment, those before files in `SECRETS_DIRECTORY`.
 
     Raises:
-        SettingsError: one is of the wrong type or out of bounds, or a secret cannot be read.
+        SettingsError: one is of the wrong type or out of bounds, a secret cannot be read, or a variable is named like
+            a setting and is none: it would do nothing, and nobody would know.
     """
+    strangers = [_stranger(name) for name in sorted(os.environ) if _is_stranger(name)]
+    if strangers:
+        raise SettingsError("\n".join(strangers))
     secrets = SECRETS_DIRECTORY if SECRETS_DIRECTORY.is_dir() else None
     try:
         return Settings(_secrets_dir=secrets, **given)  # type: ignore[arg-type, call-arg]
@@ -220,3 +230,14 @@ def load(**given: object) -> Settings:
             value = "" if name in SECRETS else f" (got {item['input']!r})"
             lines.append(f"{ENV_PREFIX}{name.upper()} or --{name.replace('_', '-')}: {item['msg']}{value}")
         raise SettingsError("\n".join(lines)) from None
+
+
+def _is_stranger(variable: str) -> bool:
+    name = variable.upper().removeprefix(ENV_PREFIX)
+    return name != variable.upper() and name.lower() not in Settings.model_fields and not _LINK.match(name)
+
+
+def _stranger(variable: str) -> str:
+    name = variable.upper().removeprefix(ENV_PREFIX)
+    close = difflib.get_close_matches(name, [known.upper() for known in Settings.model_fields], 1, 0.75)
+    return f"{variable}: there is no such setting" + (f"; did you mean {ENV_PREFIX}{close[0]}?" if close else "")

@@ -17,8 +17,8 @@ from tests.app.conftest import Running
 from tests.app.process import ROOT, serving
 
 KEY = "a-key-for-schemathesis"
-#: Of every operation; more find more (`NEXTWORD_TEST_EXAMPLES=200`).
-EXAMPLES = os.environ.get("NEXTWORD_TEST_EXAMPLES", "3")
+#: Of every operation; more find more (`EXAMPLES=200`).
+EXAMPLES = os.environ.get("EXAMPLES", "3")
 
 
 def test_schemathesis_finds_nothing(directory: Path, tmp_path: Path) -> None:

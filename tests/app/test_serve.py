@@ -15,6 +15,7 @@ from typing import Any
 import httpx2
 import pytest
 
+from app.settings import Settings
 from tests.app.process import ROOT, environment, output, serving, start
 
 
@@ -131,9 +132,11 @@ def test_help_teaches_every_setting() -> None:
         command, cwd=ROOT, env=environment() | {"COLUMNS": "100"}, capture_output=True, text=True, check=True
     )
     text = " ".join(done.stdout.split())
-    for option in ("--host", "--port", "--model", "--runtime", "--max-sessions", "--drain-seconds"):
-        assert option in text
-        assert f"NEXTWORD_{option[2:].upper().replace('-', '_')}" in text
+    for name, field in Settings.model_fields.items():
+        assert f"--{name.replace('_', '-')}" in text
+        assert f"NEXTWORD_{name.upper()}" in text
+        assert field.description is not None
+        assert " ".join(field.description.split()) in text
     assert str(ROOT) not in text
 
 

@@ -83,6 +83,24 @@ def test_secret_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest
         load()
 
 
+def test_variable_that_is_no_setting_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would do nothing, and nobody would know."""
+    monkeypatch.setenv("NEXTWORD_MAX_BACH", "5")
+    monkeypatch.setenv("NEXTWORD_WORKERS", "5")
+    with pytest.raises(SettingsError) as caught:
+        load()
+    assert str(caught.value).splitlines() == [
+        "NEXTWORD_MAX_BACH: there is no such setting; did you mean NEXTWORD_MAX_BATCH?",
+        "NEXTWORD_WORKERS: there is no such setting",
+    ]
+
+
+def test_variables_that_containers_find_in_their_environment_are_none_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SERVICE_HOST", "SERVICE_PORT", "SERVICE_PORT_HTTP", "PORT_8000_TCP", "PORT_8000_TCP_ADDR"):
+        monkeypatch.setenv(f"NEXTWORD_{name}", "tcp://10.0.0.1:8000")
+    assert load().port == 8000
+
+
 def test_unknown_setting_is_refused() -> None:
     with pytest.raises(SettingsError, match="NEXTWORD_MAX_BACH"):
         load(max_bach=5)

@@ -33,8 +33,8 @@ from tests.app.fake_runtime import WORDS, Oracle
 from tests.app.redis_server import RedisServer
 from tests.app.stores.conftest import place
 
-#: Histories of each store; more find more (`NEXTWORD_TEST_EXAMPLES=200`).
-EXAMPLES = int(os.environ.get("NEXTWORD_TEST_EXAMPLES", "5"))
+#: Histories of each store; more find more (`EXAMPLES=200`).
+EXAMPLES = int(os.environ.get("EXAMPLES", "5"))
 
 TTL = 1800
 FILE = {"content-type": "application/vnd.nextword.state"}
