@@ -70,19 +70,36 @@ _FITTING: dict[str, st.SearchStrategy[Any]] = {
     "max_tokens": st.integers(0, 5),
     "keep": st.booleans(),
     "scores": st.booleans(),
+    "include_unknown": st.booleans(),
+    "adapt": st.booleans(),
     "stream": st.booleans(),
+    "stream_options": st.sampled_from([None, {}, {"include_usage": True}]),
     "echo": st.booleans(),
     "temperature": st.floats(0, 3),
+    "top_p": st.floats(0.01, 1),
+    "seed": st.integers(-(2**63), 2**63 - 1),
+    "n": st.integers(1, 3),
+    "best_of": st.none(),
+    "logprobs": st.integers(0, 5),
+    "model": st.sampled_from(["", "fake", "fake@0123456789ab"]),
+    "user": TEXTS,
+    "suffix": st.none(),
+    "logit_bias": st.just({}),
+    "frequency_penalty": st.just(0.0),
+    "presence_penalty": st.just(0.0),
+    "ttl_seconds": st.floats(1, 1e12),
+    "add_special_tokens": st.booleans(),
+    "return_token_strs": st.booleans(),
 }
 
 
 def objects(names: list[str], session_id: str) -> st.SearchStrategy[dict[str, Any]]:
-    """JSON objects with some of these fields, and sometimes others."""
+    """JSON objects with some of these fields: such as fit, and such as may not, with others among them."""
     sessions = st.just(session_id) | st.text(max_size=40)
-    fields = {
-        name: sessions if name == "session_id" else _FITTING.get(name, _VALUES) | _VALUES for name in [*names, "extra"]
-    }
-    return st.fixed_dictionaries({}, optional=fields)
+    fitting = {name: _FITTING.get(name, _VALUES) for name in names} | {"session_id": st.just(session_id)}
+    fitting = {name: values for name, values in fitting.items() if name in names}
+    wild = {name: sessions if name == "session_id" else fitting.get(name, _VALUES) | _VALUES for name in names}
+    return st.fixed_dictionaries({}, optional=fitting) | st.fixed_dictionaries({}, optional=wild | {"extra": _VALUES})
 
 
 def contents(names: list[str], session_id: str) -> st.SearchStrategy[bytes]:

@@ -7,6 +7,7 @@ import logging
 import os
 import socket
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -22,9 +23,11 @@ from tests.app.fuzz.bodies import contents, damaged
 from tests.app.process import serving
 
 #: Requests that all tests here make together, roughly; `make fuzz` makes more.
-REQUESTS = int(os.environ.get("NEXTWORD_TEST_FUZZ", "3000"))
-#: Each body is sent as it is, and in so many damaged versions.
+REQUESTS = int(os.environ.get("FUZZ", "3000"))
+#: What an example is about is sent as it is, and in so many damaged versions.
 DAMAGED = 9
+#: Of bodies, an example has several: most of what is wrong with them lies deeper than in their bytes.
+BODIES = 5
 
 SEEDS = st.integers(0, 2**32)
 
@@ -47,16 +50,25 @@ class Fuzzed:
         self.service = service
         self.session = runner.run(service.ok(text="the cat sat"))
         document = runner.run(service.client.get("/openapi.json")).json()
+        self.answers: Counter[int] = Counter()
         self.calls: dict[str, list[str]] = {}
         for path, item in document["paths"].items():
             content = item.get("post", {}).get("requestBody", {}).get("content", {})
             if "application/json" in content:
                 self.calls[path] = sorted(content["application/json"]["schema"]["properties"])
 
+    def living(self) -> str:
+        """A session that is there: others have been opened meanwhile, and this one may have had to make room."""
+        session_id: str = self.session["session_id"]
+        if self.send("POST", "/v1/predict", json={"session_id": session_id}).status_code == 410:
+            self.session = self.runner.run(self.service.ok(text="the cat sat"))
+        return str(self.session["session_id"])
+
     def send(self, method: str, path: str, **rest: Any) -> httpx2.Response:
         """A request, and what holds of every answer."""
         response = self.runner.run(self.service.client.request(method, path, **rest))
         assert response.status_code < 500, response.text
+        self.answers[response.status_code] += 1
         if response.status_code >= 400:
             assert response.headers["content-type"] == "application/problem+json"
             assert response.json()["status"] == response.status_code
@@ -84,6 +96,8 @@ def fuzzed() -> Iterator[Fuzzed]:
             again = runner.run(it.service.ok(text="the cat sat"))
             assert again["predictions"] == it.session["predictions"]
             runner.run(context.__aexit__(None, None, None))
+            shown = ", ".join(f"{status}: {count:,}" for status, count in sorted(it.answers.items()))
+            print(f"\n{it.answers.total():,} requests were answered; {shown}")
     finally:
         logging.getLogger().removeHandler(handler)
     assert errors == []
@@ -93,10 +107,11 @@ def fuzzed() -> Iterator[Fuzzed]:
 @given(data=st.data(), seed=SEEDS)
 def test_bodies(fuzzed: Fuzzed, data: st.DataObject, seed: int) -> None:
     template = data.draw(st.sampled_from(sorted(fuzzed.calls)))
-    session_id = fuzzed.session["session_id"]
-    content = data.draw(contents(fuzzed.calls[template], session_id))
-    for body in (content, *damaged(content, seed, DAMAGED)):
-        fuzzed.send("POST", template.replace("{session_id}", session_id), content=body)
+    session_id = fuzzed.living()
+    path = template.replace("{session_id}", session_id)
+    for content in data.draw(st.lists(contents(fuzzed.calls[template], session_id), min_size=BODIES, max_size=BODIES)):
+        for body in (content, *damaged(content, seed, 1)):
+            fuzzed.send("POST", path, content=body)
 
 
 @examples(REQUESTS // 10)
@@ -138,6 +153,7 @@ def test_paths_and_headers(fuzzed: Fuzzed, method: str, path: str, header: bytes
     fuzzed.runner.run(fuzzed.service.app(scope, receive, send))  # type: ignore[arg-type]
     assert len(statuses) == 1
     assert statuses[0] < 500
+    fuzzed.answers[statuses[0]] += 1
 
 
 _REQUEST = (
@@ -151,16 +167,21 @@ def test_what_is_no_http(directory: Path) -> None:
         threading.Thread(target=lambda: list(process.stderr or ()), daemon=True).start()
         host, port = address.removeprefix("http://").split(":")
 
+        connections = 0
+
         @examples(REQUESTS // 10)
         @given(noise=st.binary(max_size=300), seed=SEEDS)
         def test(noise: bytes, seed: int) -> None:
+            nonlocal connections
             for content in (noise, *damaged(_REQUEST, seed, DAMAGED)):
                 # Closed on this side, so that the server need not wait for what will never come.
                 with socket.create_connection((host, int(port)), timeout=30) as connection, suppress(ConnectionError):
                     connection.sendall(content)
                     connection.shutdown(socket.SHUT_WR)
                     assert b"HTTP/1.1 5" not in connection.recv(65_536)
+                connections += 1
 
         test()
+        print(f"\n{connections:,} connections brought what is no HTTP, or nearly none")
         assert process.poll() is None
         assert httpx2.get(f"{address}/readyz", timeout=30).status_code == 200
