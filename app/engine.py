@@ -97,6 +97,11 @@ class Job:
         """The slot of the state after the words consumed so far."""
         return self.slot if self.cursor else self.source
 
+    @property
+    def scores_next(self) -> bool:
+        """Whether the next word is one of those to be scored; what a job says by itself stands behind them."""
+        return self.score_from is not None and 0 <= self.cursor - self.score_from < len(self.scores.ranks)
+
 
 @dataclass(slots=True, eq=False)
 class _Scored:
@@ -144,10 +149,11 @@ class Engine:
 
     def warm_up(self) -> None:
         """Touch every path once, at the smallest and at the largest batch: first calls are slow ones."""
+        width = decoding.candidates(10, self.runtime.vocabulary_size, include_unknown=False)
+        self.states.slab.warm_up(self.max_batch, top_k=width)
         for batch in (1, self.max_batch):
             ids = np.zeros(batch, dtype=np.int64)
             state = self.runtime.advance(ids, self.states.read([START] * batch))
-            width = decoding.candidates(10, self.runtime.vocabulary_size, include_unknown=False)
             self.runtime.project_words(state[-1], ids[:, np.newaxis], top_k=width)
             self.runtime.project(state[-1], top_k=width, targets=ids)
             self.runtime.project_subset(state[-1], ids[:1], top_k=1)
@@ -253,17 +259,19 @@ class Engine:
         ids = np.array([job.ids[job.cursor] for job in jobs], dtype=np.int64)
         if ids.min() < 0 or ids.max() >= self.runtime.vocabulary_size:
             raise JobError(f"a word id is outside of the vocabulary of {self.runtime.vocabulary_size} words")
-        before = self.states.read([job.at for job in jobs])
-        self.states.write([job.slot for job in jobs], self.runtime.advance(ids, before))
-        hidden = before[-1]
+        sources = np.array([job.at for job in jobs], dtype=np.int64)
+        slots = np.array([job.slot for job in jobs], dtype=np.int64)
+        # The outputs before the words, where somebody needs them: a state may be overwritten by the one after it.
+        needed = [row for row, job in enumerate(jobs) if job.scores_next or job.cache is not None]
+        before = dict(zip(needed, self.states.read_hidden(sources[needed]), strict=True)) if needed else {}
+        self.states.slab.advance(ids, sources, slots)
         for row, job in enumerate(jobs):
             id = job.ids[job.cursor]
-            # What a job says by itself stands behind the words that are scored.
-            if job.score_from is not None and 0 <= job.cursor - job.score_from < len(job.scores.ranks):
-                index = job.cursor - job.score_from
-                self._unscored.append(_Scored(job, index, id, hidden[row].copy(), job.cache))
+            if job.scores_next:
+                index = job.cursor - (job.score_from or 0)
+                self._unscored.append(_Scored(job, index, id, before[row].copy(), job.cache))
             if job.cache is not None:
-                job.cache = job.cache.after(hidden[row], id)
+                job.cache = job.cache.after(before[row], id)
             job.cursor += 1
 
     def _flush_scores(self) -> None:
@@ -299,12 +307,16 @@ class Engine:
                 self.heard.append(speech.heard)
 
     def _project(self, jobs: Sequence[Job]) -> None:
-        hidden = self.states.read_hidden([job.at for job in jobs])
+        slots = np.array([job.at for job in jobs], dtype=np.int64)
         width = max(0 if job.prefix_ids is not None else job.candidates for job in jobs)
         # By name, not as targets: their ranks, which nobody asks for here, take half as long as all the rest.
         unknown = np.full((len(jobs), 1), self._unknown_id, dtype=np.int64)
         caches = [job.cache for job in jobs]
-        projection = mixture.project_words(self.runtime, hidden, caches, unknown, top_k=width)
+        if any(cache is not None for cache in caches):
+            hidden = self.states.read_hidden(slots)
+            projection = mixture.project_words(self.runtime, hidden, caches, unknown, top_k=width)
+        else:
+            projection = self.states.slab.project_words(slots, unknown, top_k=width)
         self._refuse_nan(projection.entropies)
         rows = zip(
             jobs,

@@ -22,6 +22,7 @@ from app.scheduler import UnavailableError
 from app.sessions import NoSuchSessionError, PositionConflictError, SessionGoneError
 from app.state_file import StateFileError
 from app.stores.base import ConflictError, ForeignSessionError, StoreAwayError, StoreFullError
+from model.runtimes.base import DeviceMemoryError
 
 log = logging.getLogger("nextword")
 
@@ -117,6 +118,10 @@ def too_many_sessions(limit: int, retry_after: int) -> Problem:
     )
 
 
+#: What may be otherwise in a moment.
+_UNAVAILABLE = UnavailableError, StoreAwayError, StoreFullError, RuntimeFailedError, DeviceMemoryError
+
+
 def of_validation(error: ValidationError) -> Problem:
     """400 for what is not JSON, else 422 naming each field that is wrong."""
     errors = error.errors(include_url=False, include_context=False, include_input=False)
@@ -159,7 +164,7 @@ def of_exception(error: BaseException, *, retry_after: int) -> Problem:
         return Problem(404, "no-such-session", str(error))
     if isinstance(error, SessionGoneError):
         return Problem(410, "session-gone", str(error))
-    if isinstance(error, (UnavailableError, StoreAwayError, StoreFullError, RuntimeFailedError)):
+    if isinstance(error, _UNAVAILABLE):
         return Problem(503, "unavailable", str(error), headers={"retry-after": str(retry_after)})
     if isinstance(error, HTTPException):
         return Problem(error.status_code, "http", _http_detail(error), headers=error.headers)

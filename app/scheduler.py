@@ -217,7 +217,7 @@ class Scheduler:
     def _work(self) -> None:
         try:
             self.runtime = self._load()
-            self.states = States(self.runtime.state_tensors, self._slots, self._spare_bytes)
+            self.states = States(self.runtime, self._slots, self._spare_bytes)
             self.engine = Engine(
                 self.runtime,
                 self.states,

@@ -12,7 +12,6 @@ class Recordings:
 
     def __init__(self, device: Device) -> None:
         self._device = device
-        self._done: set[Hashable] = set()
         self._recorded: dict[Hashable, Callable[[], None]] = {}
 
     def __len__(self) -> int:
@@ -21,18 +20,15 @@ class Recordings:
     def run(self, key: Hashable, work: Callable[[], None]) -> None:
         """`work`, which queues the same each time it is called with this key.
 
-        The first time it runs as it is, for what is needed to run it is then loaded, which cannot be recorded; the
-        second time it is recorded, and from then on only the recording runs.
+        The first time it runs as it is, for what is needed to run it is loaded then, which cannot be recorded; from
+        the second time on only the recording runs. Where there was no memory for one, it always runs as it is.
         """
         replay = self._recorded.get(key)
-        if replay is None:
-            if key not in self._done:
-                self._done.add(key)
-                work()
-                return
-            try:
-                replay = self._recorded[key] = self._device.record(work)
-            except self._device.memory_errors:
-                work()
-                return
-        replay()
+        if replay is not None:
+            replay()
+            return
+        work()
+        try:
+            self._recorded[key] = self._device.record(work)
+        except self._device.memory_errors:
+            self._recorded[key] = work

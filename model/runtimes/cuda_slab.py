@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from model.runtimes.base import Floats, Ids, Projection, State, SubsetProjection, WordsProjection
-from model.runtimes.residency import HOST, Placement, Residency
+from model.runtimes.base import Floats, Ids, State, WordsProjection
+from model.runtimes.residency import HOST, ZERO, Placement, Residency
 from model.runtimes.slab import HostRows
 
 if TYPE_CHECKING:
@@ -49,6 +49,22 @@ class CudaSlab:
         # Of one launch: as many sources and as many slots have to be there together.
         self._most = min(runtime.most, rows // 2)
 
+    def warm_up(self, batch: int, *, top_k: int) -> None:
+        """Record each size of batch."""
+
+        def work() -> None:
+            n = 1
+            while True:
+                nobody = np.full(n, ZERO, np.int64)
+                aside = np.full(n, len(self._states) - 1, np.int64)
+                self._runtime.advance_rows(self._key, self._states, np.zeros(n, np.int64), nobody, aside)
+                self._runtime.project_rows(self._source, nobody, top_k, None)
+                if n >= min(batch, self._most):
+                    break
+                n = min(2 * n, self._runtime.most)
+
+        self._runtime.compute(work)
+
     def advance(self, ids: Ids, sources: Ids, slots: Ids) -> None:
         def work() -> None:
             for piece in self._pieces(len(ids)) if len(ids) else ():
@@ -56,19 +72,6 @@ class CudaSlab:
                 self._runtime.advance_rows(self._key, self._states, ids[piece], placed.sources, placed.rows)
 
         self._runtime.compute(work)
-
-    def project(self, slots: Ids, *, top_k: int, targets: Ids | None = None) -> Projection:
-        from model.runtimes.cuda import joined
-
-        def work() -> Projection:
-            parts = []
-            for piece in self._pieces(len(slots)):
-                rows = self._place(slots[piece]).sources
-                wanted = None if targets is None else targets[piece]
-                parts.append(self._runtime.project_rows(self._source, rows, top_k, wanted))
-            return joined(parts)
-
-        return self._runtime.compute(work)
 
     def project_words(self, slots: Ids, words: Ids, *, top_k: int) -> WordsProjection:
         from model.runtimes.cuda import joined
@@ -81,18 +84,6 @@ class CudaSlab:
             return joined(parts)
 
         return self._runtime.compute(work)
-
-    def project_subset(self, slots: Ids, ids: Ids, *, top_k: int) -> SubsetProjection:
-        from model.runtimes.cuda import likeliest
-
-        def work() -> Floats:
-            parts = [
-                self._runtime.whole_rows(self._source, self._place(slots[piece]).sources, ids)
-                for piece in self._pieces(len(slots))
-            ]
-            return np.concatenate(parts)
-
-        return likeliest(self._runtime.compute(work), ids, top_k)
 
     def hidden(self, slots: Sequence[int] | Ids) -> Floats:
         def work() -> Floats:

@@ -12,7 +12,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from model.runtimes.base import Floats, Ids, Projection, Runtime, State, StateTensor, SubsetProjection, WordsProjection
+from model.runtimes.base import Floats, Ids, Runtime, State, StateTensor, WordsProjection
 
 #: Whether the operating system takes back memory page by page.
 _TAKEN_BACK = hasattr(mmap, "MADV_DONTNEED") and hasattr(mmap, "MAP_ANONYMOUS")
@@ -24,17 +24,14 @@ _RUN = 16
 class Slab(Protocol):
     """States by slot; slots are (B,) int64. Every state is zeros at first."""
 
+    def warm_up(self, batch: int, *, top_k: int) -> None:
+        """Do what makes the first call of each size up to `batch` slower than the others; no state changes."""
+
     def advance(self, ids: Ids, sources: Ids, slots: Ids) -> None:
         """Consume one word a sequence, from the state in its source into its slot.
 
         A sequence may end in the slot it began in; otherwise a slot is written once and is nobody's source.
         """
-
-    def project(self, slots: Ids, *, top_k: int, targets: Ids | None = None) -> Projection:
-        """`Runtime.project` of these slots' hidden outputs."""
-
-    def project_subset(self, slots: Ids, ids: Ids, *, top_k: int) -> SubsetProjection:
-        """`Runtime.project_subset` of these slots' hidden outputs."""
 
     def project_words(self, slots: Ids, words: Ids, *, top_k: int) -> WordsProjection:
         """`Runtime.project_words` of these slots' hidden outputs."""
@@ -118,14 +115,11 @@ class HostSlab(HostRows):
         super().__init__(runtime.state_tensors, slots)
         self._runtime = runtime
 
+    def warm_up(self, batch: int, *, top_k: int) -> None:
+        """The runtime's own calls are all there is."""
+
     def advance(self, ids: Ids, sources: Ids, slots: Ids) -> None:
         self.write(slots, self._runtime.advance(ids, self.read(sources)))
-
-    def project(self, slots: Ids, *, top_k: int, targets: Ids | None = None) -> Projection:
-        return self._runtime.project(self.hidden(slots), top_k=top_k, targets=targets)
-
-    def project_subset(self, slots: Ids, ids: Ids, *, top_k: int) -> SubsetProjection:
-        return self._runtime.project_subset(self.hidden(slots), ids, top_k=top_k)
 
     def project_words(self, slots: Ids, words: Ids, *, top_k: int) -> WordsProjection:
         return self._runtime.project_words(self.hidden(slots), words, top_k=top_k)

@@ -17,7 +17,7 @@ from app.sessions import Session
 from app.states import States
 from model.runtimes.base import StateTensor
 from tests.app.conftest import Running, running
-from tests.app.fake_runtime import PLAIN, SIZES
+from tests.app.fake_runtime import PLAIN, SIZES, FakeRuntime
 
 pytestmark = pytest.mark.anyio
 
@@ -69,7 +69,9 @@ async def test_memory_is_back_when_all_sessions_have_expired() -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks Linux how much memory the process takes up")
 def test_states_that_are_free_take_no_memory() -> None:
-    states = States([StateTensor("c", 1000, 0), StateTensor("h", 24, 0)], 20_000)
+    runtime = FakeRuntime()
+    runtime.state_tensors = StateTensor("c", 1000, 0), StateTensor("h", 24, 0)
+    states = States(runtime, 20_000)
     before = resident()
     values = np.ones((1, 1000), dtype=np.float32), np.ones((1, 24), dtype=np.float32)
     slots = [states.take() for _ in range(10_000)]

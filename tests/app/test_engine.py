@@ -17,7 +17,7 @@ class Bench:
 
     def __init__(self, max_batch: int = 8, slots: int = 64) -> None:
         self.runtime = FakeRuntime()
-        self.states = States(self.runtime.state_tensors, slots)
+        self.states = States(self.runtime, slots)
         self.engine = Engine(self.runtime, self.states, unknown_id=0, start_id=1, max_batch=max_batch)
         self.runtime.batches.clear()
 
@@ -231,7 +231,7 @@ def test_a_thousand_candidates_do_not_widen_everybodys_product(bench: Bench) -> 
 
 
 def test_slots_run_out_with_an_error() -> None:
-    states = States(FakeRuntime().state_tensors, 2)
+    states = States(FakeRuntime(), 2)
     one, two = states.take(), states.take()
     assert START not in (one, two)
     with pytest.raises(StatesFullError, match="all 2 state slots"):

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from app.schemas import ProblemReply
+from model.runtimes.base import DeviceMemoryError
 from tests.app.conftest import Running, running
 
 pytestmark = pytest.mark.anyio
@@ -187,6 +188,32 @@ async def test_a_defect_tells_its_id_and_no_more(service: Running, caplog: pytes
     assert status == 500
     assert "cannot take 2" not in json.dumps(problem)
     assert any(problem["request_id"] in record.getMessage() and record.exc_info for record in caplog.records)
+
+
+async def test_a_device_without_memory_is_unavailable_and_the_session_as_it_was(
+    service: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, first = await post_well(service, {"text": "the cat"})
+    words = service.runtime.project_words
+
+    def full(hidden: Any, named: Any, *, top_k: int) -> Any:
+        if top_k > 20:
+            raise DeviceMemoryError("cuda:0 has no memory left")
+        return words(hidden, named, top_k=top_k)
+
+    monkeypatch.setattr(service.runtime, "project_words", full)
+    wide = {"session_id": first["session_id"], "text": "sat", "top_k": 30}
+    status, problem = await post(service, json.dumps(wide).encode())
+    assert status == 503
+    assert "no memory" in problem["detail"]
+    _, after = await post_well(service, {"session_id": first["session_id"], "text": "sat", "top_k": 3})
+    assert after["position"] == first["position"] + 1
+
+
+async def post_well(service: Running, fields: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+    response = await service.client.post("/v1/predict", json=fields)
+    assert response.status_code == 200, response.text
+    return response.status_code, response.json()
 
 
 async def test_openapi_documents_every_route(service: Running) -> None:

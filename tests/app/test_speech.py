@@ -136,7 +136,7 @@ def test_distributions_are_held_a_few_at_a_time() -> None:
 
 def test_a_tick_a_word_and_no_product_after_the_last_one() -> None:
     runtime = FakeRuntime()
-    states = States(runtime.state_tensors, 4)
+    states = States(runtime, 4)
     engine = Engine(runtime, states, unknown_id=0, start_id=1, max_batch=4)
     runtime.batches.clear()
     runtime.products.clear()

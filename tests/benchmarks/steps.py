@@ -55,7 +55,7 @@ def engine_steps(artifact: Artifact, threads: int) -> Steps:
 
     runtime = model.runtimes.load(artifact, "cpu", threads=threads)
     most = 128
-    states = States(runtime.state_tensors, 2 * most)
+    states = States(runtime, 2 * most)
     slots = [states.take() for _ in range(2 * most)]
     engine = Engine(
         runtime, states, unknown_id=artifact.tokenizer.unknown_id, start_id=artifact.start_id, max_batch=most

@@ -118,9 +118,10 @@ def test_it_is_the_host_slab_whatever_is_spilled(runtime: CudaRuntime, steps: An
             slab.advance(*arguments)
             host.advance(*arguments)
         elif name == "project":
-            ours, theirs = (it.project(ids(*chosen), top_k=3, targets=ids(*chosen)) for it in (slab, host))
+            words = random.integers(0, V, (len(chosen), int(random.integers(0, 3))))
+            ours, theirs = (it.project_words(ids(*chosen), words, top_k=3) for it in (slab, host))
             np.testing.assert_array_equal(ours.top_ids, theirs.top_ids)
-            np.testing.assert_allclose(ours.target_log_probabilities, theirs.target_log_probabilities, atol=1e-5)
+            np.testing.assert_allclose(ours.log_probabilities, theirs.log_probabilities, atol=1e-5)
         elif name == "hidden":
             np.testing.assert_allclose(slab.hidden(chosen), host.hidden(chosen), atol=1e-5)
         elif name == "write":
@@ -138,20 +139,18 @@ def test_it_is_the_host_slab_whatever_is_spilled(runtime: CudaRuntime, steps: An
 
 
 @needs_compiler
-def test_projections_of_all_kinds_are_the_runtimes_own(runtime: CudaRuntime) -> None:
+def test_projections_are_the_runtimes_own(runtime: CudaRuntime) -> None:
     slab = slab_of(runtime, SLOTS)
     assert isinstance(slab, CudaSlab)
-    slots, some = ids(1, 2, 3), ids(9, 4, 30)
-    named = some[None].repeat(3, 0)
+    slots = ids(1, 2, 3)
     slab.advance(ids(5, 6, 7), ids(0, 0, 0), slots)
-    hidden = slab.hidden(slots)
-    for ours, theirs in (
-        (slab.project_subset(slots, some, top_k=2), runtime.project_subset(hidden, some, top_k=2)),
-        (slab.project_words(slots, named, top_k=2), runtime.project_words(hidden, named, top_k=2)),
-        (slab.project(slots, top_k=200), runtime.project(hidden, top_k=200)),
-    ):
+    hidden, words = slab.hidden(slots), ids(9, 4, 30)[None].repeat(3, 0)
+    for count, top_k in ((0, 2), (1, 2), (3, 2), (3, 200)):
+        ours = slab.project_words(slots, words[:, :count], top_k=top_k)
+        theirs = runtime.project_words(hidden, words[:, :count], top_k=top_k)
         np.testing.assert_array_equal(ours.top_ids, theirs.top_ids)
         np.testing.assert_allclose(ours.top_log_probabilities, theirs.top_log_probabilities, atol=1e-6)
+        np.testing.assert_allclose(ours.log_probabilities, theirs.log_probabilities, atol=1e-6)
 
 
 @needs_compiler
@@ -178,10 +177,10 @@ def test_without_memory_one_call_fails_and_the_next_does_not() -> None:
     slab.advance(ids(1), ids(0), ids(1))
     before, device.memory = device.memory, 100
     with pytest.raises(DeviceMemoryError):
-        slab.project_subset(ids(1), np.arange(V), top_k=3)
+        slab.project_words(ids(1), np.arange(V)[None], top_k=3)
     slab.advance(ids(2), ids(1), ids(1))  # what needs nothing more goes on
     device.memory = before
-    assert slab.project_subset(ids(1), np.arange(V), top_k=3).top_ids.shape == (1, 3)
+    assert slab.project_words(ids(1), np.arange(V)[None], top_k=3).top_ids.shape == (1, 3)
 
 
 @needs_compiler
@@ -204,3 +203,20 @@ def test_threads_take_turns(runtime: CudaRuntime) -> None:
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+@needs_compiler
+def test_warm_every_size_of_batch_is_recorded_and_no_state_has_changed() -> None:
+    device = EmulatedDevice()
+    runtime = CudaRuntime(artifact("lstm_stack"), device, float16=False, most=8)
+    slab = CudaSlab(runtime, SLOTS, "warm")
+    slab.warm_up(6, top_k=10)
+    assert all(not tensor.any() for tensor in slab.read(range(SLOTS)))
+    assert slab.residency.resident == 0
+    launched = device.launches
+    for batch in range(1, 7):
+        slots = np.arange(1, batch + 1)
+        slab.advance(np.zeros(batch, np.int64), np.zeros(batch, np.int64), slots)
+        slab.project_words(slots, np.zeros((batch, 1), np.int64), top_k=10)
+    # Only the words on their way: one copy in for the step and one for the projection, which brings its answer itself.
+    assert device.launches - launched == 2 * 6
