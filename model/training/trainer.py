@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import math
 import signal
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from rich.console import Console
 
 from model.artifact import Artifact, ArtifactError
@@ -26,15 +24,13 @@ from model.training import snapshot
 from model.training.averaging import WeightAveraging
 from model.training.batches import ParallelSequentialIterator
 from model.training.data import TrainingData
+from model.training.extensions import At, LearningRate, Snapshot, Validation
 from model.training.folder import MODEL, SNAPSHOT
-from model.training.one_cycle import one_cycle
 from model.training.processes import GradientAveraging, Processes
-from model.training.progress import ProgressBar, perplexity, write_log
+from model.training.progress import ProgressBar, write_log
 from model.training.recipe import Recipe, Training
 from model.training.sampling import CandidateSampler
-from model.training.schedule import learning_rate
 from model.training.updater import DivergedError, GradientClipping, TruncatedBPTTUpdater
-from model.training.validation import validate
 
 #: Entries of the log (and points of the curves) in a whole training.
 _LOG_ENTRIES = 200
@@ -129,10 +125,10 @@ def train(
             return trainer.updater.iteration >= total or processes.any(interrupted())
 
         trainer = chainer.training.Trainer(updater, finished, out=str(out) if processes.first else ".")
-        # No trigger keeps anything in a snapshot, and of the extensions only LogReport does: the others may change
-        # freely.
-        trainer.extend(_LearningRate(settings, total), trigger=_At(1, total))
-        trainer.extend(_Snapshot(snapshot_seconds, processes), trigger=_At(1, total))
+        # No trigger keeps anything in a snapshot, and of the extensions only LogReport and WeightAveraging do: the
+        # others may change freely.
+        trainer.extend(LearningRate(settings, total), trigger=At(1, total))
+        trainer.extend(Snapshot(snapshot_seconds, processes), trigger=At(1, total))
         averaging = _averaging(network, settings, total)
         log = _look_on(trainer, data, recipe, total, averaging, console) if processes.first else None
         try:
@@ -213,13 +209,13 @@ def _look_on(
     iterator: ParallelSequentialIterator = trainer.updater.get_iterator("main")
     settings, title = recipe.training, f"Training {recipe.name}"
     validation_interval = -(-total // settings.validations)
-    always = _At(1, total)
-    at_validation = _At(validation_interval, total)
-    at_entry = _At(-(-total // _LOG_ENTRIES), total, also=validation_interval)
+    always = At(1, total)
+    at_validation = At(validation_interval, total)
+    at_entry = At(-(-total // _LOG_ENTRIES), total, also=validation_interval)
 
     if averaging is not None:
         trainer.extend(averaging, trigger=always)
-    trainer.extend(_Validation(network, data.valid, settings, averaging), trigger=at_validation)
+    trainer.extend(Validation(network, data.valid, settings, averaging), trigger=at_validation)
     log = chainer.training.extensions.LogReport(
         trigger=at_entry,
         postprocess=lambda entry: entry.update(epoch_detail=iterator.epoch_detail),
@@ -241,94 +237,6 @@ def _look_on(
     words = iterator.words_an_epoch * settings.epochs
     trainer.extend(ProgressBar(console, total, words / total), trigger=always)
     return log
-
-
-class _LearningRate(chainer.training.Extension):
-    """Sets the rate of the next update from how many there have been, and with `jitter` from its window's length."""
-
-    priority = chainer.training.PRIORITY_EDITOR
-
-    def __init__(self, settings: Training, total: int) -> None:
-        self._settings = settings
-        self._total = total
-
-    def initialize(self, trainer: Any) -> None:
-        self(trainer)
-
-    def __call__(self, trainer: Any) -> None:
-        settings = self._settings
-        optimizer = trainer.updater.get_optimizer("main")
-        progress = (trainer.updater.iteration + 1) / self._total
-        if settings.schedule == "one_cycle":
-            rate, optimizer.beta1 = one_cycle(progress, settings.learning_rate)
-        else:
-            rate = learning_rate(progress, peak=settings.learning_rate, warmup=settings.warmup, decay=settings.decay)
-        if settings.jitter:
-            rate *= trainer.updater.get_iterator("main").next_length / settings.window
-        if settings.optimizer == "adam":
-            optimizer.alpha = rate
-        else:
-            optimizer.lr = rate
-
-
-class _Validation(chainer.training.Extension):
-    """Reports how well the validation text is predicted. Raises DivergedError where it cannot be told."""
-
-    name = "validation"
-    priority = chainer.training.PRIORITY_WRITER
-
-    def __init__(
-        self,
-        network: NextWordNetwork,
-        ids: NDArray[np.int32],
-        settings: Training,
-        averaging: WeightAveraging | None,
-    ) -> None:
-        self._network = network
-        self._averaging = averaging
-        self._ids = ids[: settings.validation_words]
-        self._window = settings.window
-
-    def __call__(self, _trainer: Any) -> None:
-        averaging = self._averaging
-        with nullcontext() if averaging is None else averaging.in_place():
-            loss, accuracy = validate(self._network, self._ids, window=self._window)
-        if averaging is not None:
-            averaging.saw(loss)
-        if not math.isfinite(loss):
-            raise DivergedError(f"the validation loss is {loss}")
-        chainer.report(
-            {"validation/loss": loss, "validation/accuracy": accuracy, "validation/perplexity": perplexity(loss)}
-        )
-
-
-class _Snapshot(chainer.training.Extension):
-    """Saves the trainer every so often, by the first process's clock; runs last, when an iteration is whole."""
-
-    priority = -200
-
-    def __init__(self, seconds: float, processes: Processes) -> None:
-        self._seconds = seconds
-        self._processes = processes
-        self._saved = time.monotonic()
-
-    def __call__(self, trainer: Any) -> None:
-        processes = self._processes
-        if processes.any(processes.first and time.monotonic() - self._saved >= self._seconds):
-            snapshot.save(Path(trainer.out) / SNAPSHOT, trainer, processes)
-            self._saved = time.monotonic()
-
-
-class _At:
-    """A trigger that needs no memory: every `interval` iterations, every `also` and at the last."""
-
-    def __init__(self, interval: int, last: int, also: int | None = None) -> None:
-        self._intervals = (interval,) if also is None else (interval, also)
-        self._last = last
-
-    def __call__(self, trainer: Any) -> bool:
-        iteration = trainer.updater.iteration
-        return iteration == self._last or any(iteration % interval == 0 for interval in self._intervals)
 
 
 def _written(out: Path) -> Artifact | None:

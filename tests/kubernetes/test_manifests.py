@@ -223,6 +223,24 @@ def test_the_gpu_is_asked_for_and_the_kernels_have_where_to_be_kept() -> None:
     assert service_pod("replicas")["containers"][0]["image"] == "nextword:cpu"
 
 
+def test_the_service_finds_the_secrets_that_one_is_told_to_make(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the folder as Kubernetes lays it: links to what is behind a link that is changed as a whole."""
+    told = re.findall(r"--from-literal=(\w+)=", (FOLDER.parents[1] / "DEPLOYING.md").read_text())
+    assert {"nextword_session_key", "nextword_store_password"} < set(told)
+    (tmp_path / "..2026_01_01").mkdir()
+    (tmp_path / "..data").symlink_to("..2026_01_01")
+    for name in told:
+        (tmp_path / "..data" / name).write_text(f"first:the secret {name}")
+        (tmp_path / name).symlink_to(Path("..data") / name)
+    monkeypatch.setattr("app.settings.SECRETS_DIRECTORY", tmp_path)
+    settings = load(store="redis://redis:6379/0")
+    for name in told:
+        value = getattr(settings, name.removeprefix("nextword_"))
+        assert value.get_secret_value() == f"first:the secret {name}"
+
+
 # --- What is run in it ------------------------------------------------------------------------------------------------
 
 

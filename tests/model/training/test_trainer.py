@@ -17,7 +17,7 @@ from model.artifact import Artifact
 from model.compat import chainer
 from model.networks import build
 from model.runtimes.reference import ReferenceRuntime
-from model.training import trainer as trainer_module
+from model.training import extensions
 from model.training.data import TrainingData, prepare
 from model.training.folder import LOG, MODEL, SNAPSHOT
 from model.training.processes import Processes
@@ -216,7 +216,7 @@ def test_before_the_first_snapshot_there_is_none_to_speak_of(tmp_path: Path) -> 
 
 
 def test_a_validation_that_cannot_be_told_is_divergence_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trainer_module, "validate", lambda *_, **__: (math.nan, 0.0))
+    monkeypatch.setattr(extensions, "validate", lambda *_, **__: (math.nan, 0.0))
     with pytest.raises(TrainingError, match="the training diverged: the validation loss is nan"):
         Trained(tmp_path)()
 
@@ -224,7 +224,7 @@ def test_a_validation_that_cannot_be_told_is_divergence_too(tmp_path: Path, monk
 def test_a_perplexity_beyond_all_numbers_is_left_out_of_the_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trainer_module, "validate", lambda *_, **__: (800.0, 0.0))
+    monkeypatch.setattr(extensions, "validate", lambda *_, **__: (800.0, 0.0))
     artifact = Trained(tmp_path)()
     assert artifact is not None
     assert artifact.training["validation"]["validation/loss"] == 800
