@@ -6,7 +6,7 @@ import asyncio
 import os
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -270,13 +270,13 @@ class Sessions(RuleBasedStateMachine):
 
     @rule(seconds=st.sampled_from([20, 600, 1780, 1800]), sweep=st.booleans())
     def wait(self, seconds: int, sweep: bool) -> None:
-        service = self.live.service
-        service.clock.now += seconds
+        for service in self.live.services:
+            service.clock.now += seconds
         if self.live.redis is not None:
             self.live.redis.let_pass(seconds)
         over = [id for id, session in self.sessions.items() if session.expires <= self.now]
         if sweep:
-            self.live.do(lambda: service.service.store.expire(self.now))
+            self.live.do(lambda: self.live.service.service.store.expire(self.now))
         for id in over:
             del self.sessions[id]
             self.gone.append(id)
@@ -305,9 +305,13 @@ class Sessions(RuleBasedStateMachine):
             await asking
         runtime.hold_at = None
         runtime.gate.set()
-        await (
-            self.nothing_leaked()
-        )  # a step that the engine was in counts, too, before the next one is counted from here
+        # A step that the engine was in counts, too, before the next one is counted from here.
+        await self.nothing_leaked()
+
+    @precondition(lambda self: len(self.live.services) > 1)
+    @rule()
+    def go_to_another_replica(self) -> None:
+        self.live.services.append(self.live.services.pop(0))
 
     @precondition(lambda self: self.live.lasting)
     @rule()
@@ -344,33 +348,41 @@ class Sessions(RuleBasedStateMachine):
         self.live.do(self.settled)
 
     async def settled(self) -> None:
-        service = self.live.service.service
-        while await service.store.expire(self.now):
-            pass
-        assert len(service.store) == 0
+        # A replica finds out that a session was deleted at another one when it is asked for it, or its time is over.
+        now = self.now if len(self.live.services) == 1 else self.now + 2 * TTL
+        for service in self.live.services:
+            while await service.service.store.expire(now):
+                pass
+            assert len(service.service.store) == 0
         await self.nothing_leaked()
 
     async def nothing_leaked(self) -> None:
-        service = self.live.service.service
-        with anyio.move_on_after(5):  # what clients that left had begun is let go of by the engine
-            while leaked(service):
-                await asyncio.sleep(0)
-        assert leaked(service) is None
+        for service in self.live.services:
+            with anyio.move_on_after(5):  # what clients that left had begun is let go of by the engine
+                while leaked(service.service):
+                    await asyncio.sleep(0)
+            assert leaked(service.service) is None
 
 
 class Live:
-    """A service with these settings, in an event loop that runs while it is asked something; until the `with` is over.
+    """Replicas of a service with these settings, in an event loop that runs while one is asked something; until the
+    `with` is over. The first of them is asked.
 
-    `redis` is the server that its sessions are in, which goes by a clock of its own.
+    `redis` is the server that their sessions are in, which goes by a clock of its own.
     """
 
-    service: Running
+    services: list[Running]
 
-    def __init__(self, redis: RedisServer | None = None, **options: Any) -> None:
+    def __init__(self, replicas: int, redis: RedisServer | None = None, **options: Any) -> None:
         self.redis = redis
         self.lasting = options.get("store") != "memory"
+        self._replicas = replicas
         self._options = options
         self._runner = asyncio.Runner()
+
+    @property
+    def service(self) -> Running:
+        return self.services[0]
 
     @property
     def bound(self) -> int:
@@ -387,14 +399,16 @@ class Live:
         now = self.service.clock.now
         self._stop()
         self._start()
-        self.service.clock.now = now
+        for service in self.services:
+            service.clock.now = now
 
     def _start(self) -> None:
-        self._context = running(**self._options)
-        self.service = self.do(self._context.__aenter__)
+        self._contexts = [running(**self._options) for _ in range(self._replicas)]
+        self.services = [self.do(context.__aenter__) for context in self._contexts]
 
     def _stop(self) -> None:
-        self.do(lambda: self._context.__aexit__(None, None, None))
+        for context in self._contexts:
+            self.do(partial(context.__aexit__, None, None, None))
 
     def __enter__(self) -> Self:
         self._start()
@@ -420,15 +434,33 @@ def run_machine(it: Live) -> None:
     )
 
 
-@pytest.mark.parametrize("forgetful", [False, True], ids=["usual", "forgetful"])
-@pytest.mark.parametrize("kind", ["memory", "snapshot", "sqlite", "redis"])
+@pytest.mark.parametrize(
+    ("kind", "replicas", "forgetful"),
+    [
+        ("memory", 1, False),
+        ("memory", 1, True),
+        ("snapshot", 1, False),
+        ("sqlite", 1, False),
+        ("sqlite", 1, True),
+        ("sqlite", 2, False),
+        ("redis", 1, False),
+        ("redis", 1, True),
+        ("redis", 2, False),
+        ("redis", 2, True),
+    ],
+)
 def test_sessions_are_their_words(
-    kind: str, forgetful: bool, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+    kind: str,
+    replicas: int,
+    forgetful: bool,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Forgetful: with few words remembered and hardly a state kept, most has to be computed anew, or be refused."""
     # The event loop stands still while nothing is asked, and an answer that came meanwhile is none that came too late.
     monkeypatch.setattr(app.stores.redis, "TIMEOUT_SECONDS", 60.0)
     redis = request.getfixturevalue("shared_redis") if kind == "redis" else None
     options = {"max_session_words": 16, "history_bytes": 100} if forgetful else {}
-    with Live(redis, **place(kind, tmp_path, request), **options) as it:
+    with Live(replicas, redis, **place(kind, tmp_path, request), **options) as it:
         run_machine(it)
