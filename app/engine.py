@@ -20,7 +20,7 @@ from app.histogram import PARTS, ROWS, SECONDS, Histogram
 from app.speech import Speech, draw
 from app.states import START, States
 from model import decoding, mixture
-from model.adaptation import Cache
+from model.adaptation import Cache, keys_of
 from model.runtimes.base import Floats, Ids, Runtime
 
 #: So many hidden outputs that wait for a score are projected in one product. More would hold up the other sequences
@@ -51,6 +51,7 @@ class Scores(NamedTuple):
         return cls([0.0] * count, [0] * count, [_NO_TOPS] * count if tops else None)
 
 
+_NO_HIDDEN = np.empty((0, 0), np.float32)
 _NO_TOPS = (np.empty(0, np.int64), np.empty(0, np.float32))
 
 
@@ -263,15 +264,16 @@ class Engine:
         slots = np.array([job.slot for job in jobs], dtype=np.int64)
         # The outputs before the words, where somebody needs them: a state may be overwritten by the one after it.
         needed = [row for row, job in enumerate(jobs) if job.scores_next or job.cache is not None]
-        before = dict(zip(needed, self.states.read_hidden(sources[needed]), strict=True)) if needed else {}
+        hidden = self.states.read_hidden(sources[needed]) if needed else _NO_HIDDEN
         self.states.slab.advance(ids, sources, slots)
-        for row, job in enumerate(jobs):
-            id = job.ids[job.cursor]
+        for before, key, row in zip(hidden, keys_of(hidden), needed, strict=True):
+            job, id = jobs[row], int(ids[row])
             if job.scores_next:
                 index = job.cursor - (job.score_from or 0)
-                self._unscored.append(_Scored(job, index, id, before[row].copy(), job.cache))
+                self._unscored.append(_Scored(job, index, id, before.copy(), job.cache))
             if job.cache is not None:
-                job.cache = job.cache.after(before[row], id)
+                job.cache = job.cache.after(key, id)
+        for job in jobs:
             job.cursor += 1
 
     def _flush_scores(self) -> None:

@@ -99,7 +99,7 @@ class Settings(BaseSettings):
         ge=1,
         le=50_000_000,
         description="Sessions in memory that adapt, at most: each takes about adapt_size times as much as one hidden "
-        "output, 0.65 MB with the model that ships.",
+        "output, 0.2 MB with the model that ships.",
     )
     history_bytes: int = Field(
         default=64 << 20,

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model import decoding
-from model.adaptation import Cache
+from model.adaptation import STEPS, Cache, keys_of
 from model.runtimes.base import Floats, Ids, Projection, Runtime, SubsetProjection, WordsProjection
 
 Doubles = NDArray[np.float64]
@@ -151,13 +151,16 @@ def _recall(hidden: Floats, caches: Caches) -> _Recalled | None:
     scores = np.full((A, N), -np.inf, np.float32)
     numbers = np.full((A, N), G, np.int64)  # G is nobody's
     words, there = np.zeros((A, G), np.int64), np.zeros((A, G), np.bool_)
+    keys = np.empty((N, hidden.shape[1]), np.float32)  # of one at a time, so that they do not leave the processor
+    queries = keys_of(hidden).astype(np.float32)  # products of so small integers are exact in float32
     for place, (row, cache) in enumerate(found):
         n, g = len(cache), len(cache.words)
-        np.dot(cache.keys, hidden[row], out=scores[place, :n])
+        np.copyto(keys[:n], cache.keys)
+        np.dot(keys[:n], queries[row], out=scores[place, :n])
         numbers[place, :n] = cache.numbers
         words[place, :g] = cache.words
         there[place, :g] = True
-    scores *= np.array([cache.adaptation.theta for _, cache in found], np.float32)[:, None]
+    scores *= np.array([cache.adaptation.theta / STEPS**2 for _, cache in found], np.float32)[:, None]
     scores -= scores.max(axis=1, keepdims=True)
     np.exp(scores, out=scores)
     weights: Doubles = np.array([[cache.adaptation.weight] for _, cache in found], np.float64)
@@ -184,36 +187,22 @@ def _entropies(recalled: _Recalled, entropies: Doubles, log_p: Doubles, mixed: D
 
 
 def _likeliest(recalled: _Recalled, top_ids: Ids, top_values: Floats, mixed: Floats) -> tuple[Ids, Floats]:
-    """The k likeliest words (A, k) and their log p', from the model's and the words of the caches with `mixed` (A, G).
-
-    Of the latter, too, only the k likeliest can be among them.
-    """
+    """The k likeliest (A, k) and their log p', from the model's and the words of the caches with `mixed` (A, G)."""
     K = top_ids.shape[1]
     if not K:
         return top_ids, top_values
-    mixed = np.where(recalled.there, mixed, -np.inf)
-    places = _first(recalled.words, mixed, min(K, mixed.shape[1]))
-    own_ids = np.take_along_axis(recalled.words, places, axis=1)
-    own_values = np.take_along_axis(mixed, places, axis=1)
-    # A word of both counts with what it has in the cache. One that is not among `own_ids` in spite of being in the
-    # cache stands behind K others, with less than it has all the more.
-    both = (top_ids[:, :, None] == np.where(np.isneginf(own_values), -1, own_ids)[:, None, :]).any(axis=2)
-    values = np.where(both, -np.inf, top_values + recalled.log_rest).astype(np.float32)
+    top_values = (top_values + recalled.log_rest).astype(np.float32)
+    # So likely are K words at least, without what the cache adds: what is less likely is not among the first K.
+    rows, places = np.nonzero(recalled.there & (mixed >= top_values[:, -1:]))
+    A, counts = len(mixed), np.bincount(rows, minlength=len(mixed))
+    own_ids, own_values = np.full((A, counts.max()), -1), np.full((A, counts.max()), -np.inf, np.float32)
+    at = rows, np.arange(len(rows)) - (counts.cumsum() - counts)[rows]
+    own_ids[at], own_values[at] = recalled.words[rows, places], mixed[rows, places]
+    # A word of both counts with what it has in the cache. One that is left out in spite of being in the cache is less
+    # likely than those K with that already.
+    both = (top_ids[:, :, None] == own_ids[:, None, :]).any(axis=2)
+    top_values[both] = -np.inf
     ids = np.concatenate([own_ids, top_ids], axis=1)
-    values = np.concatenate([own_values, values], axis=1)
+    values = np.concatenate([own_values, top_values], axis=1)
     order = np.lexsort((ids, -values), axis=1)[:, :K]
     return np.take_along_axis(ids, order, axis=1), np.take_along_axis(values, order, axis=1)
-
-
-def _first(ids: Ids, values: Floats, k: int) -> Ids:
-    """Places (A, k) of the k largest of each row, in any order; of equal ones those with the lower ids."""
-    G = values.shape[1]
-    if k == G:
-        return np.broadcast_to(np.arange(G), values.shape)
-    places = np.argpartition(values, G - k, axis=1)[:, G - k :]
-    chosen = np.take_along_axis(values, places, axis=1)
-    edge = chosen.min(axis=1, keepdims=True)
-    tied = np.flatnonzero((values == edge).sum(axis=1) > (chosen == edge).sum(axis=1))
-    for row in tied.tolist():
-        places[row] = np.lexsort((ids[row], -values[row]))[:k]
-    return places

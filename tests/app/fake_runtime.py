@@ -150,8 +150,8 @@ class Oracle:
         if adaptation is not None and self.pairs:
             scores = {}
             for place, (hidden, _) in enumerate(self.pairs[-adaptation.size :]):
-                key = hidden.astype(np.float16).astype(np.float64)
-                scores[place] = np.exp(adaptation.theta * key @ self.state[-1][0])
+                key, query = (np.rint(h.astype(np.float64) * 127) / 127 for h in (hidden, self.state[-1][0]))
+                scores[place] = np.exp(adaptation.theta * key @ query)
             shares = np.zeros_like(row)
             for place, (_, id) in enumerate(self.pairs[-adaptation.size :]):
                 shares[id] += scores[place] / sum(scores.values())

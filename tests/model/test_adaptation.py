@@ -11,9 +11,8 @@ H = 3
 
 
 def pair(number: int) -> tuple[np.ndarray, int]:
-    """The `number`th pair of a sequence: a hidden output (H,) and a word, of which there are few."""
-    hidden = np.random.default_rng(number).uniform(-1, 1, H).astype(np.float32)
-    return hidden, number * number % 7
+    """The `number`th pair of a sequence: a key (H,) and a word, of which there are few."""
+    return np.random.default_rng(number).integers(-127, 128, H).astype(np.int8), number * number % 7
 
 
 def after(cache: Cache, numbers: range | list[int]) -> Cache:
@@ -28,7 +27,7 @@ def check(cache: Cache, numbers: list[int]) -> None:
     assert len(cache) == len(kept)
     assert cache.words[cache.numbers].tolist() == [pair(number)[1] for number in kept]
     assert len(set(cache.words.tolist())) == len(cache.words)
-    expected = np.array([pair(number)[0] for number in kept], np.float16).reshape(-1, H)
+    expected = np.array([pair(number)[0] for number in kept], np.int8).reshape(-1, H)
     np.testing.assert_array_equal(cache.keys.reshape(-1, H), expected)
 
 
@@ -78,7 +77,7 @@ def test_it_goes_back_to_the_first_word_while_that_is_at_hand_and_some_words_alw
 
 
 def test_its_memory_is_bounded_and_short_sequences_have_little() -> None:
-    cache, one = Cache(Adaptation(500)), 4 * H + 16
+    cache, one = Cache(Adaptation(500)), H + 6
     assert cache.nbytes == 0
     assert after(cache, range(20)).nbytes <= 32 * one
     assert after(cache, range(5000)).nbytes <= (500 + 2 * MARGIN) * one
@@ -113,6 +112,6 @@ def test_bytes_that_are_no_cache_are_refused() -> None:
     ):
         with pytest.raises(ValueError, match="pairs"):
             Cache.unpack(adaptation, given_bytes, count=count, width=H, position=position)
-    broken = content[:-2] + np.float16(np.inf).tobytes()
-    with pytest.raises(ValueError, match="not numbers"):
+    broken = content[:-1] + b"\x80"
+    with pytest.raises(ValueError, match="below -127"):
         Cache.unpack(adaptation, broken, count=4, width=H, position=9)

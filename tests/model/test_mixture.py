@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from model import mixture
-from model.adaptation import Adaptation, Cache
+from model.adaptation import Adaptation, Cache, keys_of
 from model.runtimes.base import Floats, Ids, Runtime
 from model.runtimes.cpu import CpuRuntime
 from tests.app.fake_runtime import FakeRuntime
@@ -20,13 +20,18 @@ from tests.model.test_cpu_runtime import artifact
 Array = NDArray[np.float64]
 
 
+def rounded(hidden: Floats) -> Array:
+    return np.rint(hidden.astype(np.float64) * 127) / 127
+
+
 def oracle(row: Array, hidden: Floats, pairs: Sequence[tuple[Floats, int]], adaptation: Adaptation) -> Array:
     """p'(w) of all words: row (V,) are the model's log p; `pairs` those of the whole sequence so far."""
     p = np.exp(row)
     pairs = pairs[-adaptation.size :]
     if not pairs:
         return p
-    scores = np.array([adaptation.theta * np.dot(key.astype(np.float16).astype(float), hidden) for key, _ in pairs])
+    query = rounded(hidden)
+    scores = np.array([adaptation.theta * np.dot(rounded(key), query) for key, _ in pairs])
     scores = np.exp(scores - scores.max())
     shares = np.zeros_like(p)
     for (_, word), score in zip(pairs, scores, strict=True):
@@ -50,7 +55,7 @@ class Sequences:
             pairs = []
             for word in (random.zipf(1.5, length) % runtime.vocabulary_size).tolist():
                 pairs.append((state[-1][0].copy(), word))
-                cache = None if cache is None else cache.after(state[-1][0], word)
+                cache = None if cache is None else cache.after(keys_of(state[-1])[0], word)
                 state = runtime.advance(np.array([word]), state)
             self.pairs.append(pairs)
             self.caches.append(cache)
@@ -177,7 +182,7 @@ def test_the_likeliest_are_exact_where_many_are_equally_likely(
     runtime = Tied(levels)
     cache = Cache(Adaptation(6, 0.5, weight))
     for word in words:  # with one and the same hidden output, so that the words of the cache are tied, too
-        cache = cache.after(np.ones(5, np.float32), word)
+        cache = cache.after(np.full(5, 127, np.int8), word)
     hidden, V = np.ones((2, 5), np.float32), len(levels)
     top_k = min(top_k, V)
     whole = mixture.log_probabilities(runtime, hidden, [cache, cache])
@@ -200,5 +205,5 @@ def test_a_whole_text_word_by_word() -> None:
         scored = mixture.project(runtime, hidden, [cache], np.array([word]), top_k=0)
         assert abs(scored.target_log_probabilities[0] - np.log(row[word])) < 1e-5
         pairs.append((hidden[0], word))
-        cache = cache.after(hidden[0], word)
+        cache = cache.after(keys_of(hidden)[0], word)
         state = runtime.advance(np.array([word]), state)
