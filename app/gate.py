@@ -78,7 +78,10 @@ class Gate:
         finally:
             taken = perf_counter() - began
             path, method = scope["path"], scope["method"]
-            route = path if path in self._direct else getattr(scope.get("route"), "path", "unmatched")
+            if path in self._direct or ("endpoint" in scope and "route" not in scope):
+                route = path  # Starlette's own routes, the page's files, do not say which they are, and have no parts
+            else:
+                route = getattr(scope.get("route"), "path", "unmatched")
             if method not in _METHODS:
                 method = "other"
             key = (method, route, status)

@@ -209,7 +209,7 @@ async def answer_http_exception(request: Request, error: Exception) -> Response:
     """What Starlette itself raises: no such path, no such method."""
     if isinstance(error, HTTPException) and error.status_code == 405:
         # Starlette names the methods of one route only, and a path may have several.
-        path = request.scope["route"].path
+        path = getattr(request.scope.get("route"), "path", request.scope["path"])
         routes = [route for route in iter_route_contexts(request.app.routes) if route.path == path]
         allowed = sorted({method for route in routes for method in route.methods or ()})
         error = HTTPException(405, headers={"Allow": ", ".join(allowed)})

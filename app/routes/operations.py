@@ -49,6 +49,10 @@ def router(service: Service, metrics: Metrics | None, problem: dict[int | str, d
             raise UnavailableError(f"not ready: {service.store.away}")
         return Response(b'{"status":"ready"}', media_type="application/json")
 
+    # Some balancers ask with HEAD.
+    for path, answer in (("/livez", livez), ("/readyz", readyz)):
+        routes.add_api_route(path, answer, methods=["HEAD"], include_in_schema=False)
+
     if metrics is not None:
         page = metrics.page
 

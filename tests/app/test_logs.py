@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator
 
 import pytest
+from fastapi.routing import APIRoute, iter_route_contexts
 
 from app.caller import REQUEST_ID
 from app.logs import LineFormatter, RequestLog, escaped, stamp
@@ -72,6 +73,13 @@ async def test_a_line_for_every_request(service: Running, pipe: tuple[int, Calla
         assert 0 < line["ms"] < 60_000
     for private in (session_id, "secret", "injected"):
         assert private not in text
+
+
+@pytest.mark.anyio
+async def test_routes_that_do_not_say_which_they_are_have_no_parts(service: Running) -> None:
+    """Their path is named in place of a template: it must hold nothing of a request."""
+    for route in iter_route_contexts(service.app.routes):
+        assert isinstance(route.original_route, APIRoute) or "{" not in route.path
 
 
 @pytest.mark.anyio

@@ -42,6 +42,7 @@ async def test_what_happened_is_counted(service: Running) -> None:
     assert (await service.predict(session_id=opened["session_id"], position=9)).status_code == 409
     assert (await service.predict(top_k=-1)).status_code == 422
     assert (await service.client.get("/nowhere")).status_code == 404
+    assert (await service.client.get("/")).status_code == 200
     assert (await service.client.get(f"/v1/sessions/{opened['session_id']}")).status_code == 200
     samples = await scraped(service)
     predict = {"method": "POST", "route": "/v1/predict"}
@@ -50,6 +51,7 @@ async def test_what_happened_is_counted(service: Running) -> None:
     assert at(samples, "http_requests_total", **predict, status="422") == 1
     assert at(samples, "http_requests_total", method="GET", route="/v1/sessions/{session_id}", status="200") == 1
     assert at(samples, "http_requests_total", method="GET", route="unmatched", status="404") == 1
+    assert at(samples, "http_requests_total", method="GET", route="/", status="200") == 1
     assert at(samples, "replays_total") == 1
     assert at(samples, "conflicts_total") == 1
     assert at(samples, "e2e_request_latency_seconds_count", route="/v1/predict") == 3

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
+from fastapi.routing import iter_route_contexts
 
 from app.schemas import ProblemReply
 from model.runtimes.base import DeviceMemoryError
@@ -173,6 +175,28 @@ async def test_no_such_path_and_no_such_method(service: Running) -> None:
         assert response.status_code == 405, path
         assert response.headers["content-type"] == "application/problem+json"
         assert response.headers["allow"]
+
+
+async def test_methods_that_a_path_does_not_take_are_405_at_every_path(service: Running) -> None:
+    allowed: dict[str, set[str]] = {}
+    for route in iter_route_contexts(service.app.routes):
+        allowed.setdefault(route.path, set()).update(route.methods or ())
+    assert {"/", "/docs", "/page.js", "/livez", "/openapi.json", "/v1/predict"} <= set(allowed)
+    for template, methods in allowed.items():
+        path = re.sub(r"\{\w+\}", "x" * 32, template)
+        for method in {"GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND"} - methods:
+            response = await service.client.request(method, path)
+            assert response.status_code == 405, (method, path)
+            assert response.headers["content-type"] == "application/problem+json"
+            assert response.headers["allow"] == ", ".join(sorted(methods)), (method, path)
+
+
+async def test_balancers_may_ask_with_head(service: Running) -> None:
+    for path in ("/livez", "/readyz"):
+        response = await service.client.head(path)
+        assert (response.status_code, response.content) == (200, b""), path
+    service.service.scheduler.refuse()
+    assert (await service.client.head("/readyz")).status_code == 503
 
 
 async def test_json_is_not_taken_for_a_session_file(service: Running) -> None:
