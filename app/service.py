@@ -8,6 +8,7 @@ import logging
 import os
 import time
 from array import array
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -125,6 +126,8 @@ class Service:
             clock=clock,
         )
         self._ids = SessionIds(key)
+        self._opening: Counter[str] = Counter()  # sessions on their way to the store, by owner
+        self._cleared = 0  # sessions that have left since memory was given back
         self._encode_short = lru_cache(maxsize=REMEMBERED_TEXTS)(self._encode)
         self._typecode = "H" if len(self.tokenizer) <= 1 << 16 else "I"
 
@@ -220,6 +223,7 @@ class Service:
             session = await self.find(session_id)
             await self.store.delete(session_id)
             self.history.forget(session)
+            self._cleared += 1
 
     def turn(self, session_id: str) -> _Turn:
         """`async with`: this session is the caller's, after the requests that came before."""
@@ -350,16 +354,25 @@ class Service:
         `Problem` if its owner has too many sessions."""
         try:
             if expected_revision is None and session.owner:
-                self._refuse_too_many(session.owner)
-            await self.store.commit(session, expected_revision)
+                await self._commit_new(session)
+            else:
+                await self.store.commit(session, expected_revision)
         except BaseException:
             self.scheduler.free_state(slot)
             raise
 
-    def _refuse_too_many(self, owner: str) -> None:
-        limit = self.settings.max_sessions_per_key
-        if limit is not None and self.store.owned(owner) >= limit:
+    async def _commit_new(self, session: Session) -> None:
+        owner, limit = session.owner, self.settings.max_sessions_per_key
+        # Those on their way to the store count too: it may know of them only when they are there.
+        if limit is not None and self.store.owned(owner) + self._opening[owner] >= limit:
             raise problems.too_many_sessions(limit, self.settings.retry_after_seconds)
+        self._opening[owner] += 1
+        try:
+            await self.store.commit(session, None)
+        finally:
+            self._opening[owner] -= 1
+            if not self._opening[owner]:
+                del self._opening[owner]
 
     async def _again(self, session: Session, words: Words, request: PredictRequest) -> Answer:
         """Answer a request that has been answered before: nothing is consumed."""
@@ -387,7 +400,6 @@ class Service:
         return Answer(words, session, session.position, job, scores)
 
     async def _sweep(self) -> None:
-        cleared = 0
         while True:
             await asyncio.sleep(SWEEP_SECONDS)
             if self.scheduler.status is Status.STARTING:
@@ -395,11 +407,11 @@ class Service:
             try:
                 while count := await self.store.expire(self.clock()):
                     self.expiries += count
-                    cleared += count
+                    self._cleared += count
                     await asyncio.sleep(0)  # the requests in between go on
-                if cleared > max(TRIM_SESSIONS, len(self.store)):
+                if self._cleared > max(TRIM_SESSIONS, len(self.store)):
                     self.scheduler.states.trim()
-                    cleared = 0
+                    self._cleared = 0
             except StoreAwayError:
                 continue  # it has said so itself
             except Exception as error:

@@ -244,6 +244,19 @@ async def test_many_expired_sessions_are_cleared_away_in_pieces(service: Running
     assert [await store.expire(clock.now) for _ in range(3)] == [SWEEP, 5, 0]
 
 
+async def test_memory_of_sessions_that_were_deleted_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.service.TRIM_SESSIONS", 10)
+    monkeypatch.setattr("app.service.SWEEP_SECONDS", 0.01)
+    async with running() as service:
+        trimmed = anyio.Event()
+        monkeypatch.setattr(service.service.scheduler.states, "trim", trimmed.set)
+        for session in [(await service.ok(text="the"))["session_id"] for _ in range(11)]:
+            assert not trimmed.is_set()
+            assert (await service.client.delete(f"/v1/sessions/{session}")).status_code == 204
+        with anyio.fail_after(10):
+            await trimmed.wait()
+
+
 async def test_ttl_is_bounded() -> None:
     async with running(max_session_ttl_seconds=3600) as service:
         opened = await service.client.post("/v1/sessions", json={"ttl_seconds": 1e9})

@@ -196,6 +196,16 @@ async def test_new_session_takes_the_place_of_an_old_one_that_is_not_in_use(coun
         assert (len(store), store.evictions) == (3, 1)
 
 
+async def test_key_never_has_more_sessions_than_it_may_have(every: dict[str, Any]) -> None:
+    key = {"authorization": "Bearer an-ann-key-of-length"}
+    async with running(**every, api_keys="ann:an-ann-key-of-length", max_sessions_per_key=3) as it:
+        for opened in (3, 0):
+            asked = [it.client.post("/v1/predict", json={"text": "the"}, headers=key) for _ in range(8)]
+            replies = [reply.status_code for reply in await asyncio.gather(*asked)]
+            assert sorted(replies) == [200] * opened + [429] * (8 - opened)
+            assert it.service.store.owned("ann") == len(it.service.store) == 3
+
+
 async def test_many_clients_at_once_equal_the_serial_oracle(
     every: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
