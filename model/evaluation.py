@@ -13,10 +13,13 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
+from model import mixture
+from model.adaptation import Adaptation, Cache, keys_of
 from model.artifact import Artifact
 from model.keystrokes import SPECIALS, SUGGESTIONS, Typist
 from model.measurement import (
@@ -54,13 +57,14 @@ def evaluate(
     words: int | None = None,
     streams: int = 1,
     keystrokes: bool = True,
+    adaptation: Adaptation | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """Measure a model on texts, by name, or on the first `words` words of each; `runtime` runs `artifact`.
 
     streams: read each text in so many equal pieces at once, each starting as the text does: faster, and not exact,
-    since the words after a cut are predicted without what stood before it. progress: called with how many words are
-    done, of how many.
+    since the words after a cut are predicted without what stood before it. adaptation: adapt to each text, or to each
+    piece, as a session does. progress: called with how many words are done, of how many.
     Raises EvaluationError for a text without words, and for log-probabilities that are not finite or beyond all sense.
     """
     began = time.monotonic()
@@ -72,16 +76,17 @@ def evaluate(
     log_probabilities, said = np.empty(N), np.empty(N)
     ranks, likeliest = np.empty(N, np.int64), np.empty(N, np.int64)
     done = 0
-    for positions, hidden in _hidden_outputs(artifact.start_id, runtime, encoding.ids, _pieces(ends, streams)):
+    pieces = _pieces(ends, streams)
+    for positions, hidden, caches in _hidden_outputs(artifact.start_id, runtime, encoding.ids, pieces, adaptation):
         targets = encoding.ids[positions]
         top_k = min(SUGGESTIONS + SPECIALS, runtime.vocabulary_size)
-        projection = runtime.project(hidden, top_k=top_k, targets=targets)
+        projection = mixture.project(runtime, hidden, caches, targets, top_k=top_k)
         log_probabilities[positions] = projection.target_log_probabilities
         ranks[positions] = projection.target_ranks
         said[positions] = np.exp(projection.top_log_probabilities[:, 0])
         likeliest[positions] = projection.top_ids[:, 0]
         if typist is not None:
-            rows_of = lambda rows, hidden=hidden: runtime.log_probabilities(hidden[rows])  # noqa: E731
+            rows_of = partial(_rows, runtime, hidden, caches)
             typist.read(positions, projection.top_ids, projection.target_ranks, rows_of)
         done += len(positions)
         if progress is not None:
@@ -122,7 +127,12 @@ def evaluate(
         streams=min(streams, N),
         seconds=time.monotonic() - began,
         texts={name: measured(slice(first[name], end)) for name, end in zip(texts, ends, strict=True)},
+        adaptation=adaptation,
     )
+
+
+def _rows(runtime: Runtime, hidden: Floats, caches: Sequence[Cache | None], rows: Ids) -> Floats:
+    return mixture.log_probabilities(runtime, hidden[rows], [caches[row] for row in rows.tolist()])
 
 
 def _figures(log_probabilities: Array, ranks: Ids, keys: tuple[Ids, Ids] | None) -> Figures:
@@ -145,28 +155,39 @@ def _pieces(ends: Sequence[int], streams: int) -> list[tuple[int, int]]:
 
 
 def _hidden_outputs(
-    start: int | None, runtime: Runtime, ids: Ids, pieces: Sequence[tuple[int, int]]
-) -> Iterator[tuple[Ids, Floats]]:
-    """Blocks of positions (R,) of the ids and the hidden outputs (R, H) that the words there are predicted from."""
+    start: int | None,
+    runtime: Runtime,
+    ids: Ids,
+    pieces: Sequence[tuple[int, int]],
+    adaptation: Adaptation | None,
+) -> Iterator[tuple[Ids, Floats, list[Cache | None]]]:
+    """Blocks of positions (R,) of the ids, and the hidden outputs (R, H) and the caches that the words there are
+    predicted from.
+    """
     begins = np.array([begin for begin, _ in pieces], np.int64)
     lengths = np.array([end - begin for begin, end in pieces], np.int64)
     at, live = 0, len(pieces)
     state: State = runtime.zero_state(live)
     if start is not None:
         state = runtime.advance(np.full(live, start, np.int64), state)
+    current: list[Cache | None] = [None if adaptation is None else Cache(adaptation) for _ in pieces]
     rows = max(1, min(_MOST_ROWS, _MOST_VALUES // runtime.vocabulary_size))
     while live:
-        positions, hidden = [], []
+        positions, hidden, caches = [], [], list[Cache | None]()
         for _ in range(max(1, rows // live)):
             positions.append(begins[:live] + at)
             hidden.append(state[-1])
+            caches += current[:live]
+            if adaptation is not None:
+                came = zip(current[:live], keys_of(state[-1]), ids[positions[-1]].tolist(), strict=True)
+                current = [None if cache is None else cache.after(key, id) for cache, key, id in came]
             at += 1
             live = int((lengths > at).sum())
             if not live:
                 break
             # The pieces that are over stand last.
             state = runtime.advance(ids[positions[-1][:live]], tuple(tensor[:live] for tensor in state))
-        yield np.concatenate(positions), np.concatenate(hidden)
+        yield np.concatenate(positions), np.concatenate(hidden), caches
 
 
 def _encode_all(tokenizer: Tokenizer, texts: Mapping[str, str], words: int | None) -> tuple[str, Encoding, list[int]]:

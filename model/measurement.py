@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import reduce
 from operator import add
 from typing import Any
@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from model.adaptation import Adaptation
 from model.keystrokes import SUGGESTIONS
 from model.runtimes.base import Ids
 
@@ -160,7 +161,9 @@ class Measurement:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Evaluation:
-    """What was found for each of some texts, by name. streams: in how many pieces each was read, 1 being exact."""
+    """What was found for each of some texts, by name. streams: in how many pieces each was read, 1 being exact;
+    adaptation: how the model adapted to each, if it did.
+    """
 
     model: str
     runtime: str
@@ -168,6 +171,7 @@ class Evaluation:
     streams: int
     seconds: float
     texts: dict[str, Measurement]
+    adaptation: Adaptation | None = None
 
     @property
     def together(self) -> Measurement:
@@ -181,6 +185,7 @@ class Evaluation:
             "runtime": self.runtime,
             "device": self.device,
             "streams": self.streams,
+            "adaptation": None if self.adaptation is None else asdict(self.adaptation),
             "suggestions": SUGGESTIONS,
             "seconds": self.seconds,
             **self.together.to_json(),

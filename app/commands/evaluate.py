@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from model.adaptation import MOST_PAIRS, Adaptation
 from model.runtimes import RUNTIMES
 
 if TYPE_CHECKING:  # what only measuring needs is imported when something is measured, so that --help is quick
@@ -19,6 +20,8 @@ if TYPE_CHECKING:  # what only measuring needs is imported when something is mea
     from model.measurement import Evaluation
     from model.runtimes.base import Runtime
     from model.tokenizer import Tokenizer
+
+_USUAL = Adaptation()
 
 
 def command(
@@ -47,6 +50,19 @@ def command(
     keystrokes: Annotated[
         bool, typer.Option("--keystrokes/--no-keystrokes", help="Whether to count the keys that suggestions save.")
     ] = True,
+    adapt: Annotated[
+        bool, typer.Option("--adapt", help="Adapt to each text while reading it, as a session that adapts does.")
+    ] = False,
+    adapt_size: Annotated[
+        int,
+        typer.Option(min=1, max=MOST_PAIRS, help="--adapt: to so many of the last words."),
+    ] = _USUAL.size,
+    adapt_theta: Annotated[
+        float, typer.Option(help="--adapt: how much more those count that resemble the present; above 0.")
+    ] = _USUAL.theta,
+    adapt_weight: Annotated[
+        float, typer.Option(help="--adapt: the share of those words in the probabilities (lambda), from 0 to 1.")
+    ] = _USUAL.weight,
     report: Annotated[
         Path | None,
         typer.Option(
@@ -75,6 +91,7 @@ def command(
 
     \b
     nextword evaluate model/pretrained/english --data letters.txt
+    nextword evaluate model/pretrained/english --data letters.txt --adapt
     nextword evaluate model/pretrained/english --data chats.txt --data books.txt --report out/report
     nextword evaluate out/wikitext-2-small/model --data wikitext-2/test.txt --json > figures.json
     """
@@ -84,6 +101,10 @@ def command(
     from model.evaluation import EvaluationError
     from model.runtimes import RuntimeUnavailableError, load
 
+    try:
+        adaptation = Adaptation(adapt_size, adapt_theta, adapt_weight) if adapt else None
+    except ValueError as error:
+        _stop(f"--adapt: {error}")
     if runtime not in RUNTIMES:
         _stop(f"no runtime {runtime!r}; there are {', '.join(RUNTIMES)}")
     write_report = None if report is None else _writer()
@@ -91,9 +112,8 @@ def command(
     progress = Console(stderr=True)
     try:
         artifact = Artifact.load(model)
-        measured = _measure(
-            artifact, load(artifact, runtime, threads=threads), texts, words, streams, keystrokes, progress
-        )
+        loaded = load(artifact, runtime, threads=threads)
+        measured = _measure(artifact, loaded, texts, words, streams, keystrokes, adaptation, progress)
         if record:
             perplexity = next(iter(measured.together.figures.values())).perplexity
             Artifact.record(model, {"perplexity": perplexity, "evaluation": measured.to_json()})
@@ -130,8 +150,10 @@ def _print(measured: Evaluation, console: Console) -> None:
     together = measured.together
     speed = together.words / measured.seconds
     inexact = "" if measured.streams == 1 else f", in {measured.streams} streams, so not exact"
+    how = measured.adaptation
+    adapting = "" if how is None else f", adapting (size {how.size}, theta {how.theta:g}, weight {how.weight:g})"
     titles = {
-        f"{measured.model}, {together.words:,} words{inexact}": tables.figures(together),
+        f"{measured.model}, {together.words:,} words{adapting}{inexact}": tables.figures(together),
         **({"by text": tables.texts(measured)} if len(measured.texts) > 1 else {}),
     }
     for title, content in titles.items():
@@ -155,6 +177,7 @@ def _measure(
     words: int | None,
     streams: int,
     keystrokes: bool,
+    adaptation: Adaptation | None,
     console: Console,
 ) -> Evaluation:
     from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
@@ -176,6 +199,7 @@ def _measure(
             words=words,
             streams=streams,
             keystrokes=keystrokes,
+            adaptation=adaptation,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
 

@@ -27,12 +27,18 @@ def write(evaluation: Evaluation, tokenizer: Tokenizer, folder: Path) -> Path:
     Raises OSError.
     """
     together = evaluation.together
+    how = evaluation.adaptation
+    adapting = (
+        ""
+        if how is None
+        else f" The model adapted to each: size {how.size}, theta {how.theta:g}, weight {how.weight:g}."
+    )
     inexact = "" if evaluation.streams == 1 else f" Each was read in {evaluation.streams} pieces, so not exactly."
     parts = [
         page.paragraph(
             f"{together.words:,} words, read by the runtime {evaluation.runtime} on {evaluation.device} at "
             f"{together.words / evaluation.seconds:,.0f} words/s. Each text is one sequence: every word is predicted "
-            f"from all the words before it.{inexact}"
+            f"from all the words before it.{adapting}{inexact}"
         ),
         _table(tables.figures(together)),
     ]

@@ -10,6 +10,7 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from app.commands import evaluate
+from model.adaptation import Adaptation
 from model.artifact import Artifact
 from model.measurement import ALL, WITHOUT_SPECIALS, WITHOUT_UNKNOWN
 from model.shapes import parameter_shapes
@@ -55,6 +56,18 @@ def test_json_alone_is_on_standard_output(model: Path) -> None:
     assert found["words"] == 13
     assert list(found["figures"]) == [ALL, WITHOUT_UNKNOWN, WITHOUT_SPECIALS]
     assert [figures["targets"] for figures in found["figures"].values()] == [13, 12, 10]
+
+
+def test_it_adapts_if_told_to(model: Path) -> None:
+    plain, found = measure(model), measure(model, "--adapt", "--adapt-size", 6, "--adapt-weight", 0.5)
+    assert found["adaptation"] == {"size": 6, "theta": Adaptation().theta, "weight": 0.5}
+    assert plain["adaptation"] is None
+    assert found["figures"][ALL]["perplexity"] != plain["figures"][ALL]["perplexity"]
+    table = run(model, "--data", model.parent / "text.txt", "--runtime", "chainer", "--adapt").stdout
+    assert "adapting (size 500, " in table
+    for option, value in (("theta", 0), ("weight", 1)):
+        refused = run(model, "--data", model.parent / "text.txt", "--adapt", f"--adapt-{option}", value)
+        assert (refused.exit_code, f"{option} is {value}" in refused.stderr) == (2, True)
 
 
 def test_a_table(model: Path) -> None:

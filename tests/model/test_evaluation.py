@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model import evaluation
+from model.adaptation import Adaptation
 from model.artifact import Artifact
 from model.evaluation import EvaluationError
 from model.measurement import ALL, RECALL_AT, WITHOUT_SPECIALS, WITHOUT_UNKNOWN, Measurement
@@ -91,7 +92,9 @@ def model_of(words: list[str], policy: str = "english", start: str | None = "<eo
     )
 
 
-def brute_force(artifact: Artifact, text: str, words: int | None = None) -> dict[str, dict[str, Any]]:
+def brute_force(
+    artifact: Artifact, text: str, words: int | None = None, adaptation: Adaptation | None = None
+) -> dict[str, dict[str, Any]]:
     """Every figure, one word and one key at a time, in float64, from the equations and the definitions."""
     tokenizer, W = artifact.tokenizer, {name: weight.astype(np.float64) for name, weight in artifact.weights.items()}
 
@@ -99,13 +102,20 @@ def brute_force(artifact: Artifact, text: str, words: int | None = None) -> dict
         return np.tanh(W["l1/W"] @ W["embed/W"][id] + W["l1/b"] + W["r1/W"] @ h + W["r1/b"])
 
     encoding = tokenizer.encode(text)
-    h = np.zeros(7)
+    h, pairs = np.zeros(7), list[tuple[Any, int]]()
     if artifact.start_id is not None:
         h = step(h, artifact.start_id)
     found = []
     for id, start, end in list(zip(encoding.ids, encoding.starts, encoding.ends, strict=True))[:words]:
         scores = W["l2/W"] @ h + W["l2/b"]
         p = np.exp(scores) / np.exp(scores).sum()
+        if adaptation is not None and pairs:
+            lately = pairs[-adaptation.size :]
+            near = np.exp([adaptation.theta * (np.rint(h * 127) @ key) / 127**2 for key, _ in lately])
+            p *= 1 - adaptation.weight
+            for (_, word), share in zip(lately, near / near.sum(), strict=True):
+                p[word] += adaptation.weight * share
+        pairs.append((np.rint(h * 127), id))
         likeliest = list(np.argsort(-p, kind="stable"))
         if id == tokenizer.end_id:
             without = with_suggestions = 1
@@ -145,6 +155,18 @@ def test_figures_equal_those_of_the_definitions(seed: int, start: str | None) ->
     assert found.to_json()["figures"] == brute_force(artifact, TEXT * 3)
     assert found.figures[ALL].targets == found.words
     assert found.figures[ALL].targets > found.figures[WITHOUT_UNKNOWN].targets > found.figures[WITHOUT_SPECIALS].targets
+
+
+@pytest.mark.parametrize("adaptation", [Adaptation(500, 0.5, 0.1), Adaptation(5, 3, 0.6)])
+def test_a_model_that_adapts_to_the_text_while_reading_it(adaptation: Adaptation) -> None:
+    artifact = model_of(WORDS)
+    runtime = ReferenceRuntime(artifact)
+    found = evaluation.evaluate(artifact, runtime, {"one": TEXT * 3, "other": TEXT}, adaptation=adaptation)
+    for name, text in (("one", TEXT * 3), ("other", TEXT)):
+        assert found.texts[name].to_json()["figures"] == brute_force(artifact, text, adaptation=adaptation)
+    plain = evaluation.evaluate(artifact, runtime, {"one": TEXT * 3})
+    assert found.to_json()["adaptation"]["size"] == adaptation.size
+    assert plain.to_json()["adaptation"] is None
 
 
 def test_text_that_was_split_beforehand() -> None:
