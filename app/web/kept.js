@@ -1,4 +1,4 @@
-// What this browser keeps, so that a reload goes on where it was: the branches of a text, and how far each was read.
+// What this browser keeps for a reload: the branches of a text, and how far each was read.
 
 const INDEX = "nextword-trees"; // [[session of each branch], ...], the latest text first
 const MANY = 6; // texts
@@ -8,6 +8,7 @@ const name = (session) => `nextword-session-${session}`;
 export function keep(branches, current) {
 	try {
 		const all = branches.filter(({ reader }) => reader.session);
+		if (!all.includes(current)) return; // it has no name yet
 		const sessions = all.map(({ reader }) => reader.session);
 		const trees = JSON.parse(localStorage.getItem(INDEX)) ?? [];
 		const others = trees.filter((tree) => !tree.some((one) => sessions.includes(one))).slice(0, MANY - 1);

@@ -49,7 +49,7 @@ const asking = new Asking({ now, waiting, answered, refused, rested });
 let dismissed = false; // Esc was pressed, and nothing typed since
 let about = null; // the model
 let saying = null; // the timer of what a screen reader is told
-let keeping = null; // the timer of what is kept for a reload
+let keeping = null; // the timer of what is kept
 
 branches.add(new Reader(server), "");
 
@@ -104,6 +104,7 @@ function refused(error) {
 	if (error.status === undefined) throw error; // a defect of the page
 	suggestions.show([]);
 	offer();
+	figures();
 	notices.refused(error);
 }
 
@@ -158,7 +159,7 @@ function take(word) {
 	typed();
 }
 
-/** Until the session stands where the page believes it to be, and is kept so. */
+/** Until the session stands where the page believes it to. */
 async function quiet() {
 	continuing.stop();
 	await asking.quiet();
@@ -309,8 +310,7 @@ function key(value) {
 function save() {
 	clearTimeout(keeping);
 	keeping = null;
-	const { session, read } = reader();
-	if (session && box.text.startsWith(read)) keep(branches.all, branches.current);
+	if (box.text.startsWith(reader().read)) keep(branches.all, branches.current);
 }
 
 function remember() {

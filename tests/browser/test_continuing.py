@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from playwright.sync_api import Page, expect
 
@@ -67,6 +69,8 @@ def test_it_streams_and_can_be_stopped(page: Page, server: Server, how: str) -> 
     server.runtime.hold_at = len(server.runtime.batches) + 5  # the next step waits
     page.locator("#continue").click()
     expect(page.locator("#written button").nth(2)).to_be_visible()  # words are there while others are not
+    expect(page.locator("#written button").nth(2)).to_have_attribute("title", re.compile(r"^rank \d+, [\d.]+ bits"))
+    expect(page.locator('#written [data-rank="-1"]')).to_have_count(0)  # coloured as they come
     expect(page.locator("#continue")).to_have_text("Stop")
     expect(page.locator("#strip")).to_be_hidden()
     text = page.locator("#text")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
@@ -47,6 +48,48 @@ def test_axe_finds_nothing(open_page: Open, scheme: str) -> None:
     assert violations(page) == []
     filled(page)
     shoot(page, scheme)
+    assert violations(page) == []
+
+
+#: What the server answers, and what the page then says.
+TROUBLE: dict[str, tuple[dict[str, Any] | None, str]] = {
+    "offline": (None, "does not answer"),
+    "key": ({"status": 401, "body": "{}"}, "wants a key"),
+    "busy": ({"status": 503, "body": "{}", "headers": {"retry-after": "600"}}, "busy or starting"),
+    "limited": ({"status": 429, "body": "{}", "headers": {"retry-after": "600"}}, "Too many requests"),
+    "failed": ({"status": 500, "body": "{}"}, "did not work"),
+    "expired": ({"status": 410, "body": "{}"}, "has expired"),
+}
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("kind", TROUBLE)
+def test_axe_finds_nothing_in_trouble_either(open_page: Open, kind: str, scheme: str) -> None:
+    page = open_page(color_scheme=scheme, reduced_motion="reduce")
+    write(page, "the cat ", 2)
+    page.mouse.move(1, 1)
+    answer, words = TROUBLE[kind]
+    page.route("**/v1/predict", lambda route: route.fulfill(**answer) if answer else route.abort())
+    if kind == "expired":
+        page.reload()
+    else:
+        page.locator("#text").press_sequentially("t")
+    notice = page.locator("#notice")
+    expect(notice).to_contain_text(words)
+    expect(notice).to_have_css("border-left-width", "4px")
+    shoot(page, f"{kind}-{scheme}")
+    assert violations(page) == []
+
+
+@pytest.mark.parametrize("width", [320, 390])
+def test_long_words_fit_the_narrowest_phone(open_page: Open, width: int) -> None:
+    page = open_page(viewport={"width": width, "height": 844}, has_touch=True, is_mobile=True, reduced_motion="reduce")
+    shoot(page, f"empty-{width}")
+    write(page, f"the cat {'Donaudampfschifffahrtsgesellschaft' * 4} sat ", 4)
+    page.locator("#written button").nth(2).click()
+    expect(page.locator("#inspected")).to_contain_text("Expected there")
+    shoot(page, f"long-word-{width}")
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     assert violations(page) == []
 
 
@@ -97,9 +140,12 @@ def test_forced_colours_and_reduced_motion_are_heeded(open_page: Open) -> None:
 
 
 def test_a_very_long_text_stays_in_its_place(page: Page) -> None:
-    page.locator("#text").fill("the cat sat on mat a dog ran to park " * 60 + "\n" + "in " * 60)
-    expect(page.locator("#position")).to_have_text("661")
+    page.locator("#text").fill("the cat sat on mat a dog ran to park " * 200)  # all of it in one paragraph
+    at(page, 2000)
+    assert page.evaluate("document.documentElement.scrollHeight < 3000")
     shoot(page, "long")
+    page.locator("#text").fill("the cat sat on mat a dog ran to park " * 60 + "\n" + "in " * 60)
+    at(page, 661)
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     assert page.evaluate("document.documentElement.scrollHeight < 3000")
     box, strip = page.locator("#text").bounding_box(), page.locator("#strip").bounding_box()

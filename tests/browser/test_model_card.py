@@ -6,6 +6,7 @@ import pytest
 from playwright.sync_api import Browser, expect
 
 from tests.browser.conftest import Server, opened
+from tests.browser.test_looks import violations
 
 pytestmark = pytest.mark.browser
 
@@ -41,6 +42,7 @@ def test_the_card_is_shown_and_nothing_in_it_is_markup(browser: Browser) -> None
             expect(page.locator("#card a")).to_have_count(1)
             expect(page.locator("#card li")).to_have_text(["none", "many"])
             expect(page.locator("pre")).to_have_text("pip  install\n")
+            assert violations(page) == []
             page.get_by_role("link", name="The page").click()
             expect(page.locator("#predictions li").first).to_be_visible()
     finally:

@@ -15,8 +15,8 @@ pytestmark = pytest.mark.browser
 #: How words look that are more or less surprising: never by their colour alone.
 COLOURS = """all => all.map(word => {
     const style = getComputedStyle(word);
-    return [style.backgroundColor, style.textDecorationLine, style.textDecorationStyle, style.textDecorationThickness]
-        .join();
+    const line = [style.textDecorationLine, style.textDecorationStyle, style.textDecorationThickness];
+    return [style.backgroundColor, line.join()];
 })"""
 
 
@@ -84,7 +84,7 @@ def test_surprise_is_coloured_by_rank_or_bits(page: Page) -> None:
         legend = page.locator(".legend:visible")
         expect(legend).to_contain_text(name)
         colours = legend.locator("[data-class]").evaluate_all(COLOURS)
-        assert len(set(colours)) == 4
+        assert len({colour for colour, _ in colours}) == len({line for _, line in colours}) == 4
         assert words.evaluate_all(COLOURS) == [colours[index] for index in classes]
         assert page.locator("#unrolled button").evaluate_all(COLOURS) == [colours[index] for index in classes]
     perplexity = float(page.locator("#perplexity").inner_text())
@@ -155,3 +155,65 @@ def test_branches(page: Page) -> None:
     page.locator("#clear").click()
     at(page, 0)
     expect(page.locator("#branches")).to_be_hidden()
+
+
+def test_branches_are_there_after_a_reload(page: Page) -> None:
+    write(page, "the cat sat on the mat ", 6)
+    trunk, there = session(page), predictions(page)
+    page.locator("#written button").nth(1).click()
+    page.get_by_role("button", name="Try another way from here").click()
+    at(page, 2)
+    write(page, "ran home ", 4)
+    branch, here = session(page), predictions(page)
+    tree = page.locator("#branches button")
+    names = tree.all_inner_texts()
+    page.reload()
+    at(page, 4)
+    assert (session(page), predictions(page)) == (branch, here)
+    expect(tree).to_have_text(names)
+    expect(page.locator("#branches ul button")).to_have_attribute("aria-current", "true")
+    tree.first.click()
+    at(page, 6)
+    assert (session(page), predictions(page)) == (trunk, there)
+    expect(page.locator("#text")).to_have_value("the cat sat on the mat ")
+    write(page, "then ", 7)
+    tree.last.click()
+    at(page, 4)
+    page.reload()
+    at(page, 4)
+    expect(tree).to_have_text(["the cat sat on the mat then", names[1]])  # it was kept before it was left
+
+
+def test_network_and_tree_without_a_mouse(page: Page) -> None:
+    write(page, "the cat sat ", 3)
+    keyboard = page.keyboard
+
+    def tab_to(place: str) -> None:
+        for _ in range(40):
+            keyboard.press("Tab")
+            if page.locator(":focus").evaluate("(one, place) => one.closest(place) !== null", place):
+                return
+        raise AssertionError(f"Tab does not reach {place}")
+
+    keyboard.press("Escape")
+    tab_to("#unrolled")
+    expect(page.locator(":focus")).to_have_text("sat")
+    keyboard.press("ArrowLeft")
+    keyboard.press("Enter")
+    expect(page.locator("#inspected")).to_contain_text("“cat”, word 2")
+    tab_to("#inspected")
+    keyboard.press("Escape")
+    expect(page.locator("#inspected")).to_be_hidden()
+    expect(page.locator(":focus")).to_have_text("cat")  # back to where it was opened from
+    keyboard.press("Enter")
+    tab_to("[data-way=branch]")
+    keyboard.press("Enter")
+    at(page, 2)
+    expect(page.locator("#text")).to_be_focused()
+    keyboard.press("Escape")
+    tab_to("#branches")
+    expect(page.locator(":focus")).to_have_text("from word 2: the cat")
+    keyboard.press("ArrowUp")
+    keyboard.press("Enter")
+    at(page, 3)
+    expect(page.locator("#text")).to_have_value("the cat sat ")

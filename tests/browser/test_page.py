@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import Open
-from tests.browser.seen import at, calls, predictions, session, strip, write
+from tests.browser.seen import at, calls, predictions, session, settled, strip, write
 
 pytestmark = pytest.mark.browser
 
@@ -183,3 +183,28 @@ def test_the_last_call_can_be_copied(page: Page) -> None:
 
 def test_a_screen_reader_is_told_once_the_keys_are_still(page: Page) -> None:
     expect(page.locator("#announcer")).to_have_text(re.compile(r"^Next: \S+ [\d.]+ %, \S+ [\d.]+ %, \S+ [\d.]+ %$"))
+
+
+def test_an_example_is_one_click_away(page: Page) -> None:
+    write(page, "rain ", 1)
+    example = page.locator("#examples button").first
+    example.click()
+    expect(page.locator("#text")).to_have_value(f"{example.inner_text()} ")
+    at(page, 6)
+    expect(page.locator("#strip")).to_be_visible()
+    page.locator("#text").press("Control+z")
+    expect(page.locator("#text")).to_have_value("rain ")
+    at(page, 1)
+
+
+def test_a_letter_does_nothing_outside_of_the_text(page: Page) -> None:
+    write(page, "the cat ", 2)
+    shown = page.locator("main").inner_text()
+    made = calls(page, "")
+    page.locator("#written button").last.focus()
+    for key in "abcdefghijklmnopqrstuvwxyz0123456789?/.":
+        page.keyboard.press(key)
+    settled(page)
+    assert page.locator("main").inner_text() == shown
+    expect(page.locator("#text")).to_have_value("the cat ")
+    assert made == []
