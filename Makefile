@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 .DEFAULT_GOAL := help
 
-.PHONY: help serve train-packages test test-pythons fuzz test-crash test-valkey test-harness check bench bench-agreement bench-quality soak format requirements clean
+.PHONY: help serve train-packages test test-pythons fuzz test-crash test-valkey test-harness check bench bench-page bench-agreement bench-quality soak format requirements clean
 
 help: ## what each target does
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -64,6 +64,9 @@ bench-agreement: $(VENV)/.bench ## the CPU runtimes against Chainer: make bench-
 SECONDS ?= 600
 soak: $(VENV)/.dev ## ten minutes at 80 % load with clients that leave, read slowly or send nonsense (SECONDS=20 for a try)
 	$(BENCHMARKS) soak --seconds $(SECONDS) $(BENCH)
+
+bench-page: $(VENV)/.dev ## the page in a real Chromium: first paint, typing beside 2,000 words
+	$(BENCHMARKS) page $(BENCH)
 
 bench-quality: $(VENV)/.dev ## the model against a 5-gram of its own training text: make bench-quality DATA=folder
 	$(BENCHMARKS) quality --data $(DATA) $(BENCH)

@@ -74,6 +74,11 @@ def _benchmarks(options: argparse.Namespace, command: str) -> dict[str, Callable
 
         return start.run(command, quick=options.quick, model=options.model)
 
+    def page() -> str:
+        from tests.benchmarks import page
+
+        return page.run(command, quick=options.quick, model=options.model)
+
     def agreement() -> str:
         from tests.benchmarks import agreement
 
@@ -99,6 +104,7 @@ def _benchmarks(options: argparse.Namespace, command: str) -> dict[str, Callable
         "replicas": replicas,
         "memory": memory,
         "start": start,
+        "page": page,
         "agreement": agreement,
         "soak": soak,
         "quality": quality,

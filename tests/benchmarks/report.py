@@ -17,14 +17,14 @@ ROOT = Path(__file__).parent.parent.parent
 FILE = ROOT / "BENCHMARKS.md"
 
 #: In this order, whichever was measured first.
-SECTIONS = ("engine", "http", "stores", "replicas", "memory", "start", "agreement", "quality", "soak")
+SECTIONS = ("engine", "http", "stores", "replicas", "memory", "start", "page", "agreement", "quality", "soak")
 
 PREFACE = """\
 # Benchmarks
 
-Written by `make bench`, `make bench-agreement` and `make soak`, a section each time it is measured. Contenders take
-turns within one run, figures are medians over the turns, and a ratio is the median of the ratios of each turn: compare
-the ratios, not the figures of two days.
+Written by `make bench`, `make bench-page`, `make bench-agreement` and `make soak`, a section each time it is measured.
+Contenders take turns within one run, figures are medians over the turns, and a ratio is the median of the ratios of
+each turn: compare the ratios, not the figures of two days.
 """
 
 _PACKAGES = ("numpy", "onnxruntime", "chainer", "torch", "fastapi", "pydantic", "uvicorn", "uvloop", "litserve")
