@@ -1,7 +1,8 @@
-"""A client's connection: uvicorn's, except that the head of a reply leaves together with its body.
+"""A client's connection: uvicorn's, but for two things that cost more than it takes to put a reply together.
 
-ASGI hands over a reply in two messages, and uvicorn writes each as it comes. Of a short reply the second system call,
-the second packet and the second time that the client wakes up cost more than it takes to put the reply together.
+- ASGI hands over a reply in two messages, and uvicorn writes each as it comes: a second system call, a second packet,
+  a client that wakes up twice. Here the head of a reply leaves together with its body.
+- That a client has left is called out, see `app.requests.Presence`, so that no task need wait for it.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ import asyncio
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from app.requests import EXTENSION, Presence
 
 
 class Transport(asyncio.Transport):
@@ -50,6 +53,16 @@ class Connection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self.transport: Transport = Transport(transport)
+        self._presence = Presence()
+        self._extensions: dict[str, dict[object, object]] = {EXTENSION: {Presence: self._presence}}
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._presence.end()
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self.scope["extensions"] = self._extensions
 
     def on_response_complete(self) -> None:
         self.transport.flush()  # to HEAD there is no body

@@ -90,7 +90,7 @@ class Exchange(Response):
         try:
             headers = Headers(scope["headers"])
             body = await read_body(receive, headers, settings.max_body_bytes)
-            async with Watch(receive):
+            async with Watch(scope, receive):
                 await self._work(headers, body, outlet)
         except ClientLeftError:
             return

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
-from starlette.types import Receive
+from starlette.types import Receive, Scope
 
 from app import problems
 
@@ -70,13 +71,41 @@ async def read_body(receive: Receive, headers: Headers, limit: int) -> bytes:
     return body
 
 
+_NONE: dict[Any, Any] = {}
+
+
+class Presence:
+    """Whether the client of a connection is there, and what the request in hand does when it leaves."""
+
+    __slots__ = ("ended", "leave")
+
+    def __init__(self) -> None:
+        self.ended = False
+        self.leave: Callable[[], None] | None = None
+
+    def end(self) -> None:
+        self.ended = True
+        if self.leave is not None:
+            self.leave()
+
+
+#: The extension of ASGI in which `app.connection` hands over its `Presence`.
+EXTENSION = "nextword"
+
+
 class Watch:
-    """`async with`: cancels the request when its client leaves; `left` then says that it was for that."""
+    """`async with`: cancels the request when its client leaves; `left` then says that it was for that.
 
-    __slots__ = ("_receive", "_request", "_task", "left")
+    A server says so in answer to `receive`, which takes a task that waits for it, a seventh of what the event loop does
+    for a word. A server that has a `Presence` is asked to call instead.
+    """
 
-    def __init__(self, receive: Receive) -> None:
+    __slots__ = ("_presence", "_receive", "_request", "_task", "left")
+
+    def __init__(self, scope: Scope, receive: Receive) -> None:
         self._receive = receive
+        self._presence: Presence | None = scope.get("extensions", _NONE).get(EXTENSION, _NONE).get(Presence)
+        self._task: asyncio.Task[None] | None = None
         self.left = False
 
     async def __aenter__(self) -> Watch:
@@ -84,15 +113,26 @@ class Watch:
         if request is None:
             raise RuntimeError("a request is served in a task of its own")
         self._request = request
-        self._task = asyncio.create_task(self._wait())
+        if self._presence is None:
+            self._task = asyncio.create_task(self._wait())
+        elif self._presence.ended:
+            self._leave()
+        else:
+            self._presence.leave = self._leave
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> bool:
-        self._task.cancel()
+        if self._task is not None:
+            self._task.cancel()
+        elif self._presence is not None:
+            self._presence.leave = None
         return self.left and kind is asyncio.CancelledError and self._request.uncancel() == 0
 
     async def _wait(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
+        self._leave()
+
+    def _leave(self) -> None:
         self.left = True
         self._request.cancel()

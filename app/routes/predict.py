@@ -32,7 +32,7 @@ class Predict:
             request: PredictRequest = _validate(await read_body(receive, headers, self._limit))
             headers.match_session(request.session_id)
             answer: Answer | None = None
-            async with Watch(receive):
+            async with Watch(scope, receive):
                 answer = await self._service.predict(request)
             if answer is None:
                 return  # the client left, and nothing has changed

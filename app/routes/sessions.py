@@ -49,7 +49,7 @@ def router(service: Service, problem: dict[int | str, dict[str, Any]]) -> APIRou
             content = await read_body(request.receive, headers, limit)
             headers.match_session(session_id)
             response: Response | None = None
-            async with Watch(request.receive):
+            async with Watch(request.scope, request.receive):
                 response = await work(headers, content)
             return Response(status_code=499) if response is None else response  # to nobody
         except ClientLeftError:

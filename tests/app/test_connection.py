@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn import Config
 from uvicorn.server import ServerState
 
 from app.connection import Connection
+from app.requests import Watch
 
 pytestmark = pytest.mark.anyio
 
@@ -39,7 +40,7 @@ class Recorded(asyncio.Transport):
 
 @asynccontextmanager
 async def connected(
-    app: Callable[[Scope, Receive, Send], object],
+    app: ASGIApp,
 ) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter, list[bytes]]]:
     """A client of `app`, and what the server writes."""
     calls: list[bytes] = []
@@ -61,7 +62,7 @@ async def connected(
         server.close()
 
 
-def replying(*parts: bytes, length: int | None = None, status: int = 200) -> Callable[[Scope, Receive, Send], object]:
+def replying(*parts: bytes, length: int | None = None, status: int = 200) -> ASGIApp:
     headers = [] if length is None else [(b"content-length", b"%d" % length)]
 
     async def app(_scope: Scope, _receive: Receive, send: Send) -> None:
@@ -132,3 +133,46 @@ async def test_what_fails_in_the_middle_is_told_as_far_as_it_came() -> None:
     async with connected(app) as (reader, writer, _):
         writer.write(GET)
         assert await reader.read() == b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n"
+
+
+@pytest.mark.parametrize("early", [False, True])
+async def test_a_client_that_leaves_takes_its_request_with_it(early: bool) -> None:
+    reading, over, never = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    outcomes: list[str] = []
+
+    async def app(scope: Scope, receive: Receive, _send: Send) -> None:
+        reading.set()
+        if early:  # it is gone before anybody looks out for that
+            while (await receive())["type"] != "http.disconnect":
+                pass
+        watch = Watch(scope, receive)
+        async with watch:
+            await never.wait()
+        outcomes.append("left" if watch.left else "stayed")
+        over.set()
+
+    async with connected(app) as (_, writer, _calls):
+        writer.write(GET)
+        await reading.wait()
+        writer.close()
+        await over.wait()
+    assert outcomes == ["left"]
+
+
+async def test_what_is_no_longer_watched_is_left_alone() -> None:
+    watched, over = asyncio.Event(), asyncio.Event()
+
+    async def app(scope: Scope, receive: Receive, _send: Send) -> None:
+        async with Watch(scope, receive):
+            pass
+        watched.set()
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        await asyncio.sleep(0)
+        over.set()
+
+    async with connected(app) as (_, writer, _calls):
+        writer.write(GET)
+        await watched.wait()
+        writer.close()
+        await over.wait()
