@@ -23,6 +23,10 @@ from tests.benchmarks.servers import Server, free_port, nextword
 CONNECTIONS = 128
 PROBES = 2_000
 
+#: All sessions are to expire together, so long after the last one is likely to be opened; and how long that may take.
+MARGIN_SECONDS = 20.0
+GIVE_UP_SECONDS = 120.0
+
 
 @dataclass(frozen=True, slots=True)
 class Found:
@@ -36,6 +40,12 @@ class Found:
     p50: float
     p99: float
     few_p50: float
+    resident_before: int  # with the first hundredth of them
+    resident_after: int  # when all have expired
+
+    @property
+    def left_over(self) -> float:
+        return self.resident_after / self.resident_before
 
     @property
     def overhead(self) -> float:
@@ -51,10 +61,22 @@ class Client:
 
     def ask(self, path: str, bodies: Sequence[dict[str, Any]]) -> list[Any]:
         """As many requests as there are connections, at most, and their replies."""
-        for connection, body in zip(self._sockets, bodies, strict=False):
-            connection.sendall(request(path, json.dumps(body).encode()))
+        messages = [request(path, json.dumps(body).encode()) for body in bodies]
+        return [json.loads(content) for content in self._exchange(messages)]
+
+    def delete(self, ids: Sequence[str]) -> None:
+        """Delete sessions, as many as there are connections at most."""
+        self._exchange([f"DELETE /v1/sessions/{id} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode() for id in ids])
+
+    def metrics(self) -> str:
+        (content,) = self._exchange([b"GET /metrics HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"])
+        return content.decode()
+
+    def _exchange(self, messages: Sequence[bytes]) -> list[bytes]:
+        for connection, message in zip(self._sockets, messages, strict=False):
+            connection.sendall(message)
         replies = []
-        for connection in self._sockets[: len(bodies)]:
+        for connection in self._sockets[: len(messages)]:
             data = b""
             while (reply := parse(data)) is None:
                 part = connection.recv(1 << 16)
@@ -62,9 +84,9 @@ class Client:
                     raise BenchmarkError("the server closed a connection")
                 data += part
             content = data[reply.body : reply.end]
-            if reply.status != 200:
+            if reply.status >= 300:
                 raise BenchmarkError(f"status {reply.status}: {content[:300]!r}")
-            replies.append(json.loads(content))
+            replies.append(content)
         return replies
 
     def close(self) -> None:
@@ -73,7 +95,7 @@ class Client:
 
 
 def measure(path: Path, sessions: int) -> Found:
-    """Start a server, open `sessions` by a word each, and ask some of them for another, first and last.
+    """Start a server, open `sessions` by a word each, ask some for another, first and last, and have all expire.
 
     The first hundredth of them is not counted: what is allocated at first use, such as the buffers of the largest
     batch, is no session's.
@@ -89,24 +111,45 @@ def measure(path: Path, sessions: int) -> Found:
         with closing(Client(port, CONNECTIONS)) as many, closing(Client(port, 1)) as one:
             ids: list[str] = []
 
-            def open_until(count: int) -> None:
+            def open_until(count: int, deadline: float) -> None:
+                """Sessions that expire at `deadline`."""
                 while len(ids) < count:
-                    bodies = [{"words": [draw.choice(words)]} for _ in range(min(CONNECTIONS, count - len(ids)))]
-                    ids.extend(reply["session_id"] for reply in many.ask("/v1/predict", bodies))
+                    lives = max(1.0, deadline - time.monotonic())
+                    bodies = [
+                        {"words": [draw.choice(words)], "ttl_seconds": lives}
+                        for _ in range(min(CONNECTIONS, count - len(ids)))
+                    ]
+                    ids.extend(reply["session_id"] for reply in many.ask("/v1/sessions", bodies))
+
+            probed: set[str] = set()
 
             def latencies() -> list[float]:
-                bodies = [{"session_id": draw.choice(ids), "words": [draw.choice(words)]} for _ in range(PROBES)]
-                return sorted(_latency(one, body) for body in bodies)
+                drawn = [draw.choice(ids) for _ in range(PROBES)]
+                probed.update(drawn)
+                return sorted(_latency(one, {"session_id": id, "words": [draw.choice(words)]}) for id in drawn)
 
-            open_until(max(sessions // 100, 1))
+            began = time.monotonic()
+            open_until(max(sessions // 100, 1), began + 86_400)
+            estimated = (time.monotonic() - began) * sessions / len(ids)
             few, first_ones, before = latencies(), len(ids), server.resident_bytes()
-            began = time.perf_counter()
-            open_until(sessions)
-            opening = time.perf_counter() - began
+            began = time.monotonic()
+            deadline = began + 1.5 * estimated + MARGIN_SECONDS
+            open_until(sessions, deadline)
+            opening = time.monotonic() - began
             resident = server.resident_bytes()
             # Nobody was evicted to make room: the first session answers as well, or this raises.
             one.ask("/v1/predict", [{"session_id": ids[0]}])
             full = latencies()
+            # These would live longer: they were used, or opened for a day.
+            long_lived = sorted(probed | set(ids[:first_ones]))
+            for first in range(0, len(long_lived), CONNECTIONS):
+                many.delete(long_lived[first : first + CONNECTIONS])
+            while 'nextword_sessions{tier="memory"} 0.0' not in one.metrics():
+                if time.monotonic() > deadline + GIVE_UP_SECONDS:
+                    raise BenchmarkError(f"some sessions have not expired in {GIVE_UP_SECONDS:.0f} s")
+                time.sleep(0.5)
+            time.sleep(2)  # a sweep or two later what they took is given back
+            after = server.resident_bytes()
     state_bytes = sum(tensor.size for tensor in _state(artifact)) * 4
     return Found(
         sessions=sessions,
@@ -117,6 +160,8 @@ def measure(path: Path, sessions: int) -> Found:
         p50=percentile(full, 50),
         p99=percentile(full, 99),
         few_p50=percentile(few, 50),
+        resident_before=before,
+        resident_after=after,
     )
 
 
@@ -145,6 +190,7 @@ def run(command: str, *, model: Path | None, counts: Sequence[int]) -> str:
             f"{one.state_bytes:,}",
             report.number(one.overhead),
             f"{one.resident / 2**30:.2f} GiB",
+            f"{one.resident_after / 2**20:.0f} / {one.resident_before / 2**20:.0f} MiB",
             f"{one.opening_seconds:.0f} s",
             f"{1000 * one.p50:.2f} / {1000 * one.p99:.2f}",
             f"{1000 * one.few_p50:.2f}",
@@ -157,6 +203,7 @@ def run(command: str, *, model: Path | None, counts: Sequence[int]) -> str:
         "state's own",
         "ratio",
         "server's RSS",
+        "when all have expired / before",
         "opened in",
         "p50 / p99, ms",
         "p50 with 1 % of them live, ms",
@@ -166,14 +213,19 @@ def run(command: str, *, model: Path | None, counts: Sequence[int]) -> str:
         report.Aim(f"bytes a session over its state's, {one.sessions:,} live", one.overhead, 1.25, least=False)
         for one in found
     ]
+    aims += [
+        report.Aim(f"memory when {one.sessions:,} have expired, over before", one.left_over, 1.1, least=False)
+        for one in found
+    ]
     parts = [
         "## Memory of live sessions\n",
         where,
         f"- {chosen.description}",
-        "\nA real server; every session was opened over HTTP by a word and is still live at the end. Bytes each: what "
-        "the resident memory grew by from the first hundredth of the sessions to the last. Latencies: "
+        "\nA real server; every session was opened over HTTP by a word and is still live when all are. Bytes each: "
+        "what the resident memory grew by from the first hundredth of the sessions to the last. Latencies: "
         f"{PROBES:,} one-word predicts one after the other, each to a session drawn at random. A session also keeps "
-        "its last words, at most 256, two bytes each (four where the vocabulary is over 65,536).\n",
+        "its last words, at most 256, two bytes each (four where the vocabulary is over 65,536). Those that "
+        "were asked again are then deleted, and all others expire.\n",
         *(aim.line() for aim in aims),
         f"\n{report.table(head, rows)}",
     ]

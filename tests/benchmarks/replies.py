@@ -33,6 +33,8 @@ def parse(data: bytes) -> Reply | None:
         return None
     body = at + len(_END_OF_HEADERS)
     place = data.find(_LENGTH, 0, at)
+    if data.startswith(b"HTTP/1.1 204 "):  # never has a body
+        return Reply(204, body, body)
     if place < 0:  # most servers write it so; the others are read more slowly
         place = data[:at].lower().find(_LENGTH)
     if place < 0 or not data.startswith(b"HTTP/1.1 "):
