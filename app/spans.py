@@ -105,7 +105,9 @@ class Spans:
         self._provider = provider
         self._tracer = provider.get_tracer("nextword")
         self._extract = propagate.extract
-        self._carried = frozenset(name.lower().encode() for name in propagate.get_global_textmap().fields)
+        # Baggage is for services further on, and there are none.
+        fields = propagate.get_global_textmap().fields - {"baggage"}
+        self._carried = frozenset(name.lower().encode() for name in fields)
         self._kind = SpanKind.SERVER
         self._failed = Status(StatusCode.ERROR)
 

@@ -13,8 +13,13 @@ from typing import Any
 
 import httpx2
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from app.spans import asked_for
+from app.spans import Spans, asked_for
 from tests.app.collector import Collector, attributes, collecting
 from tests.app.conftest import Running
 from tests.app.process import ROOT, environment, output, serving, start
@@ -126,15 +131,8 @@ def test_name_of_the_service_and_path_of_the_signal(directory: Path) -> None:
 
 @pytest.mark.anyio
 async def test_defects_and_clients_that_left(service: Running) -> None:
-    from opentelemetry.sdk.trace import TracerProvider
-    from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-    from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-
-    from app.spans import Spans
-
-    exporter, provider = InMemorySpanExporter(), TracerProvider()
-    provider.add_span_processor(SimpleSpanProcessor(exporter))
-    service.app.gate.spans = Spans(provider)  # type: ignore[attr-defined]
+    spans, exporter = in_memory()
+    service.app.gate.spans = spans  # type: ignore[attr-defined]
     service.runtime.poisoned = 2
     assert (await service.predict(text="the")).status_code == 500
 
@@ -151,6 +149,24 @@ async def test_defects_and_clients_that_left(service: Running) -> None:
     assert (defect.status.status_code.value, defect.attributes["error.type"]) == (ERROR, "500")
     assert (left.status.status_code.value, left.attributes["error.type"]) == (0, "client_left")
     assert "http.response.status_code" not in left.attributes
+
+
+def in_memory() -> tuple[Spans, InMemorySpanExporter]:
+    exporter, provider = InMemorySpanExporter(), TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    return Spans(provider), exporter
+
+
+_HEADERS = st.sampled_from([b"traceparent", b"tracestate", b"baggage", b"x-request-id"])
+_ENTRIES = st.binary(max_size=60) | st.sampled_from([f"00-{TRACE}-{PARENT}-01".encode(), b"a=1,b=2", b"00-0-0-0"])
+
+
+@given(st.lists(st.tuples(_HEADERS, _ENTRIES), max_size=5))
+def test_no_header_makes_a_span_fail(headers: list[tuple[bytes, bytes]]) -> None:
+    spans, exporter = in_memory()
+    spans.put({"type": "http", "headers": headers}, "GET", "/livez", 200, 0.001, "r-1")
+    (span,) = exporter.get_finished_spans()
+    assert span.parent is None or (span.parent.trace_id, span.parent.span_id) == (int(TRACE, 16), int(PARENT, 16))
 
 
 @pytest.mark.parametrize(
