@@ -1,1 +1,1 @@
-"""Two tasks of our own for lm-evaluation-harness, and the command that holds its figures to ours."""
+"""Three tasks of our own for lm-evaluation-harness, and the command that holds its figures to ours."""

@@ -14,9 +14,11 @@ import shlex
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import numpy as np
 
 import model.runtimes
 from app.settings import SHIPPED_MODEL
@@ -29,10 +31,13 @@ from tests.benchmarks.servers import Server, free_port, nextword
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 RUNTIMES = ("cpu-float32", "cpu")
-TASKS = ("nextword_texts", "nextword_choices")
+TASKS = ("nextword_texts", "nextword_choices", "nextword_beginnings")
 
 #: How far figures may be apart: perplexities as a ratio, log-likelihoods in nats.
 TOLERANCE = 1e-4
+
+#: The most words that the task asks to be said, `max_gen_toks`.
+LONGEST = 12
 
 
 class Row(NamedTuple):
@@ -77,23 +82,26 @@ def asked(program: str, address: str, output: Path) -> tuple[str, dict[str, Any]
     return shown, json.loads(results.read_text(encoding="utf-8"))["results"], found
 
 
-def evaluated(text: str, runtime: str, directory: Path) -> tuple[float, int]:
-    """What `nextword evaluate` says of a text: its perplexity, and of how many words."""
-    file = directory / "text.txt"
-    file.write_text(text, encoding="utf-8")
-    command = [str(Path(sys.executable).with_name("nextword")), "evaluate", str(SHIPPED_MODEL), "--data", str(file)]
+def evaluated(documents: Sequence[str], runtime: str, directory: Path) -> list[tuple[float, int]]:
+    """What `nextword evaluate` says of each text: its perplexity, and of how many words."""
+    command = [str(Path(sys.executable).with_name("nextword")), "evaluate", str(SHIPPED_MODEL)]
     command += ["--runtime", runtime, "--no-keystrokes", "--json"]
+    files = [directory / f"text-{number}.txt" for number in range(len(documents))]
+    for file, text in zip(files, documents, strict=True):
+        file.write_text(text, encoding="utf-8")
+        command += ["--data", str(file)]
     done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=True, text=True)
-    figures = json.loads(done.stdout)["figures"][ALL]
-    return figures["perplexity"], figures["targets"]
+    texts = json.loads(done.stdout)["texts"]
+    figures = [texts[file.name]["figures"][ALL] for file in files]
+    return [(found["perplexity"], found["targets"]) for found in figures]
 
 
 def texts(found: list[Any], result: dict[str, float], runtime: str, directory: Path) -> Iterator[Row]:
     """Perplexity of each text; the harness knows log-likelihoods, and for all of them a perplexity of its own words."""
     total, words = 0.0, 0
     documents = [line["text"] for line in lines("texts")]
-    for number, (text, ((value,),)) in enumerate(zip(documents, found, strict=True), 1):
-        perplexity, targets = evaluated(text, runtime, directory)
+    figures = evaluated(documents, runtime, directory)
+    for number, (text, (perplexity, targets), ((value,),)) in enumerate(zip(documents, figures, found, strict=True), 1):
         theirs = math.exp(-float(value) / targets)
         yield Row(f"text {number}: perplexity of {targets} words", theirs, perplexity, abs(theirs / perplexity - 1))
         total -= targets * math.log(perplexity)
@@ -106,7 +114,7 @@ def choices(found: list[Any], result: dict[str, float], runtime: Runtime, artifa
     """Log-likelihood of each way to go on: that of the whole less that of its beginning."""
 
     def value(text: str) -> float:
-        figures = evaluate(artifact, runtime, text, keystrokes=False).figures[ALL]
+        figures = evaluate(artifact, runtime, {"text": text}, keystrokes=False).together.figures[ALL]
         return -figures.targets * math.log(figures.perplexity)
 
     theirs, ours, right = [], [], 0
@@ -120,6 +128,25 @@ def choices(found: list[Any], result: dict[str, float], runtime: Runtime, artifa
     yield Row(f"{len(ours)} choices: log-likelihoods, their sum", math.fsum(theirs), math.fsum(ours), apart)
     accuracy = right / len(found)
     yield Row("choices: `acc`", result["acc,none"], accuracy, abs(result["acc,none"] - accuracy))
+
+
+def beginnings(found: list[Any], runtime: Runtime, artifact: Artifact) -> Iterator[Row]:
+    """How many words are said after each beginning, and how many of them are not the likeliest in their place."""
+    tokenizer = artifact.tokenizer
+    said, wrong = 0, 0
+    for line, ((text,),) in zip(lines("beginnings"), found, strict=True):
+        ids = tokenizer.encode(line["text"]).ids.tolist()
+        words = tokenizer.encode(line["text"] + text).ids.tolist()[len(ids) :]
+        state = runtime.zero_state(1)
+        for id in [artifact.start_id, *ids]:
+            state = runtime.advance(np.array([id]), state)
+        for id in [*words, tokenizer.id_of(".")][:LONGEST]:
+            row = runtime.log_probabilities(state[-1])[0]
+            row[tokenizer.unknown_id] = -np.inf  # never said
+            wrong += id != int(row.argmax())
+            state = runtime.advance(np.array([id]), state)
+        said += len(words)
+    yield Row("beginnings: words said, all but those that are not the likeliest", said, said - wrong, wrong)
 
 
 def main() -> None:
@@ -136,15 +163,12 @@ def main() -> None:
         ):
             directory = Path(name)
             server.wait_ready()
+            alone = model.runtimes.load(artifact, runtime)
             shown, results, found = asked(program, f"http://127.0.0.1:{port}", directory)
             rows = [
                 *texts(found["nextword_texts"], results["nextword_texts"], runtime, directory),
-                *choices(
-                    found["nextword_choices"],
-                    results["nextword_choices"],
-                    model.runtimes.load(artifact, runtime),
-                    artifact,
-                ),
+                *choices(found["nextword_choices"], results["nextword_choices"], alone, artifact),
+                *beginnings(found["nextword_beginnings"], alone, artifact),
             ]
         print(f"`nextword serve --port {port} --runtime {runtime}` ({artifact.id}) and\n\n    {shown}\n")
         cells = [[row.name, f"{row.theirs:.6f}", f"{row.ours:.6f}", f"{row.apart:.1e}"] for row in rows]
