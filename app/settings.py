@@ -28,6 +28,8 @@ _USUAL = Adaptation()
 #: What Kubernetes and Docker set in containers beside a service that is called nextword.
 _LINK = re.compile(r"(SERVICE|PORT|ENV|NAME)(_|$)")
 
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@\s]+")
+
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["json", "text"]
 MetricsAccess = Literal["open", "keyed", "off"]
@@ -201,6 +203,24 @@ class Settings(BaseSettings):
         if name not in RUNTIMES:
             raise ValueError(f"choose one of {', '.join(RUNTIMES)}")
         return name
+
+    @field_validator("metrics", "max_sessions_per_key")
+    @classmethod
+    def _of_keys(cls, value: str | int | None, info: ValidationInfo) -> str | int | None:
+        keyed = info.data.get("api_keys") is not None or info.data.get("api_keys_file") is not None
+        if value not in (None, "open", "off") and not keyed:
+            raise ValueError("there are no keys, so it would do nothing; set api_keys_file, too")
+        return value
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _origins(cls, listed: str) -> str:
+        for origin in filter(None, map(str.strip, listed.split(","))):
+            if origin != "*" and not _ORIGIN.fullmatch(origin):
+                raise ValueError(
+                    f"{origin!r} is no origin: write https://HOST or https://HOST:PORT, and nothing behind it"
+                )
+        return listed
 
 
 class SettingsError(ValueError):

@@ -50,6 +50,36 @@ def test_wrong_setting_is_named(monkeypatch: pytest.MonkeyPatch, name: str, valu
     assert "\n" not in message
 
 
+@pytest.mark.parametrize(
+    ("given", "name", "reason"),
+    [
+        ({"metrics": "keyed"}, "metrics", "there are no keys"),
+        ({"max_sessions_per_key": 5}, "max_sessions_per_key", "there are no keys"),
+        ({"cors_origins": "https://page.example/"}, "cors_origins", "'https://page.example/' is no origin"),
+        ({"cors_origins": "https://a.example, page.example"}, "cors_origins", "'page.example' is no origin"),
+        ({"cors_origins": "null"}, "cors_origins", "'null' is no origin"),
+    ],
+)
+def test_setting_that_would_not_do_what_it_says_is_refused(given: dict[str, object], name: str, reason: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        load(**given)
+    assert str(caught.value).startswith(f"{ENV_PREFIX}{name.upper()} or --{name.replace('_', '-')}: ")
+    assert reason in str(caught.value)
+
+
+def test_settings_that_do_what_they_say() -> None:
+    keys = {"api_keys": "a-key-that-is-long-enough"}
+    assert load(metrics="keyed", max_sessions_per_key=5, **keys).metrics == "keyed"
+    for origins in (
+        "",
+        "*",
+        "https://page.example",
+        "http://localhost:3000, https://[::1]:8443",
+        "chrome-extension://x",
+    ):
+        assert load(cors_origins=origins).cors_origins == origins
+
+
 def test_secret_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NEXTWORD_SESSION_KEY", "too short")
     with pytest.raises(SettingsError, match="NEXTWORD_SESSION_KEY") as caught:
