@@ -14,7 +14,7 @@ from tests.benchmarks.harness import BenchmarkError
 from tests.benchmarks.soak import SECONDS as SOAK_SECONDS
 
 #: What `all` measures, in this order.
-ALL = ("engine", "http", "stores", "replicas", "memory", "start")
+ALL = ("engine", "adapting", "http", "stores", "replicas", "memory", "start")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -23,7 +23,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--model", type=Path, help="a model directory instead of the one that ships")
     parser.add_argument("--data", type=Path, help="agreement: the text to compare on; quality: the folder of texts")
     parser.add_argument("--words", type=int, default=50_000, help="agreement, quality: words of a text (50000)")
-    parser.add_argument("--threads", type=_threads, help="engine: for example 1,2 (1 and all cores, up to 4)")
+    parser.add_argument("--threads", type=_threads, help="engine, adapting: for example 1,2 (1 and all cores, up to 4)")
     parser.add_argument("--sessions", type=int, default=100_000, help="memory: live sessions (100000)")
     parser.add_argument(
         "--seconds", type=float, default=SOAK_SECONDS, help="soak: how long (600); a shorter one is not written"
@@ -47,6 +47,11 @@ def _benchmarks(options: argparse.Namespace, command: str) -> dict[str, Callable
         from tests.benchmarks import engine
 
         return engine.run(command, quick=options.quick, model=options.model, threads=threads)
+
+    def adapting() -> str:
+        from tests.benchmarks import adapting
+
+        return adapting.run(command, quick=options.quick, model=options.model, threads=threads)
 
     def http() -> str:
         from tests.benchmarks import http
@@ -99,6 +104,7 @@ def _benchmarks(options: argparse.Namespace, command: str) -> dict[str, Callable
 
     return {
         "engine": engine,
+        "adapting": adapting,
         "http": http,
         "stores": stores,
         "replicas": replicas,

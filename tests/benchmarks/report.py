@@ -17,7 +17,19 @@ ROOT = Path(__file__).parent.parent.parent
 FILE = ROOT / "BENCHMARKS.md"
 
 #: In this order, whichever was measured first.
-SECTIONS = ("engine", "http", "stores", "replicas", "memory", "start", "page", "agreement", "quality", "soak")
+SECTIONS = (
+    "engine",
+    "adapting",
+    "http",
+    "stores",
+    "replicas",
+    "memory",
+    "start",
+    "page",
+    "agreement",
+    "quality",
+    "soak",
+)
 
 PREFACE = """\
 # Benchmarks

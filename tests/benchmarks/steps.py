@@ -15,8 +15,10 @@ from typing import Any
 
 import numpy as np
 
+from model.adaptation import STEPS, Adaptation, Cache
 from model.artifact import Artifact
 from model.runtimes.base import Floats, Ids
+from model.shapes import state_tensors
 from tests.benchmarks.harness import Answer, MissingError, answer_questions, median
 from tests.benchmarks.peers import Network
 
@@ -47,8 +49,11 @@ def runtime_steps(name: str, artifact: Artifact, threads: int) -> Steps:
     return begin
 
 
-def engine_steps(artifact: Artifact, threads: int) -> Steps:
-    """The cpu runtime within the service's engine: jobs, states in slots, the answers taken apart."""
+def engine_steps(artifact: Artifact, threads: int, adaptation: Adaptation | None = None) -> Steps:
+    """The cpu runtime within the service's engine: jobs, states in slots, the answers taken apart.
+
+    adaptation: for sequences that adapt, their caches full.
+    """
     import model.runtimes
     from app.engine import Engine, Job
     from app.states import START, States
@@ -61,21 +66,40 @@ def engine_steps(artifact: Artifact, threads: int) -> Steps:
         runtime, states, unknown_id=artifact.tokenizer.unknown_id, start_id=artifact.start_id, max_batch=most
     )
 
+    full = None if adaptation is None else [full_cache(adaptation, artifact, number) for number in range(most)]
+
     def begin(batch: int) -> Sequence[Step]:
         before, after = [START] * batch, slots[:batch]
         spare = slots[most : most + batch]
+        caches: list[Cache | None] = [None] * batch if full is None else [*full[:batch]]
 
         def step(ids: Ids) -> object:
-            nonlocal before, after, spare
-            for id, source, slot in zip(ids.tolist(), before, after, strict=True):
-                engine.join(Job([id], source, slot, TOP_K))
+            nonlocal before, after, spare, caches
+            jobs = [
+                Job([id], source, slot, TOP_K, cache=cache)
+                for id, source, slot, cache in zip(ids.tolist(), before, after, caches, strict=True)
+            ]
+            for job in jobs:
+                engine.join(job)
             over = engine.tick()
+            caches = [job.cache for job in jobs]
             before, after, spare = after, spare, after
             return over
 
         return [step]
 
     return begin
+
+
+def full_cache(adaptation: Adaptation, artifact: Artifact, seed: int) -> Cache:
+    """The cache of a sequence whose words are as frequent as those of a language: the n-th with 1/n (Zipf's law)."""
+    V, width = len(artifact.tokenizer), state_tensors(artifact.network)[-1].size
+    chances = 1 / np.arange(1, V + 1)
+    random = np.random.default_rng(seed)
+    words = random.choice(V, adaptation.size, p=chances / chances.sum()).astype("<u4")
+    keys = random.integers(-STEPS, STEPS + 1, (adaptation.size, width)).astype(np.int8)
+    content = words.tobytes() + keys.tobytes()
+    return Cache.unpack(adaptation, content, count=adaptation.size, width=width, position=adaptation.size)
 
 
 def graph_steps(name: str, artifact: Artifact, threads: int) -> Steps:
@@ -182,6 +206,8 @@ def contender(name: str, artifact: Artifact, threads: int) -> Steps:
             return runtime_steps(name, artifact, threads)
         case "engine":
             return engine_steps(artifact, threads)
+        case "engine-adapting":
+            return engine_steps(artifact, threads, Adaptation())
         case "cpu-graphs" | "cpu-float32-graphs":
             return graph_steps(name, artifact, threads)
         case "numpy":
