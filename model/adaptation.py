@@ -13,8 +13,8 @@ memory, and so of what has to be read for each word, for a change in theta h_t .
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,8 +65,8 @@ class Adaptation:
 class _Pairs:
     """Pairs in the order in which they came. Those that are there never change; only new ones are put behind them.
 
-    keys (room, H); words are numbered as they first occur, and `numbers` (room,) are those of the pairs, `words`
-    (room,) the ids by number. `before`: how many pairs of the sequence came before the first.
+    keys (room, H); different words have numbers, and `numbers` (room,) are those of the pairs, `words` (room,) the ids
+    by number. `before`: how many pairs of the sequence came before the first.
     """
 
     __slots__ = ("before", "filled", "keys", "number_of", "numbers", "words")
@@ -89,9 +89,14 @@ class _Pairs:
         self.keys[end] = key
         self.filled = end + 1
 
-    def put_all(self, keys: Keys, words: Sequence[int]) -> None:
-        for key, word in zip(keys, words, strict=True):
-            self.put(key, word)
+    def fill(self, keys: Keys, words: NDArray[np.integer[Any]]) -> None:
+        """Put pairs where there are none yet: keys (n, H), words (n,)."""
+        different, numbers = np.unique(words, return_inverse=True)
+        self.keys[: len(keys)] = keys
+        self.numbers[: len(keys)] = numbers
+        self.words[: len(different)] = different
+        self.number_of = {word: number for number, word in enumerate(different.tolist())}
+        self.filled = len(keys)
 
 
 class Cache:
@@ -176,7 +181,7 @@ class Cache:
         first = self._end - kept
         new = _Pairs(min(2 * kept + _FIRST_ROOM, size + 2 * MARGIN), width, old.before + first)
         if kept:
-            new.put_all(old.keys[first : self._end], old.words[old.numbers[first : self._end]].tolist())
+            new.fill(old.keys[first : self._end], old.words[old.numbers[first : self._end]])
         return new
 
     def pack(self) -> bytes:
@@ -201,7 +206,7 @@ class Cache:
         if not count:
             return cache
         pairs = _Pairs(min(2 * count + _FIRST_ROOM, adaptation.size + 2 * MARGIN), width, position - count)
-        pairs.put_all(keys, words.tolist())
+        pairs.fill(keys, words)
         return cls._of(adaptation, pairs, count, len(pairs.number_of))
 
 

@@ -11,6 +11,7 @@ rounded to float32; words that are then equally likely stand in the order of the
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,25 +24,32 @@ from model.runtimes.base import Floats, Ids, Projection, Runtime, SubsetProjecti
 Doubles = NDArray[np.float64]
 Caches = Sequence[Cache | None]
 
+#: From so many rows on, the products of keys and queries are computed beside those of the runtime, on another core if
+#: there is one.
+_MANY = 8
+_beside = ThreadPoolExecutor(1, "nextword-recall")
+
 
 def project_words(runtime: Runtime, hidden: Floats, caches: Caches, words: Ids, *, top_k: int) -> WordsProjection:
     """`Runtime.project_words` of the mixture: hidden (R, H), words (R, N)."""
-    recalled = _recall(hidden, caches)
-    if recalled is None:
+    found = _adapting(caches)
+    if found is None:
         return runtime.project_words(hidden, words, top_k=top_k)
-    rows, N = recalled.rows, words.shape[1]
-    asked = np.zeros((len(hidden), N + recalled.words.shape[1]), np.int64)
+    rows, N = found.rows, words.shape[1]
+    asked = np.zeros((len(hidden), N + found.words.shape[1]), np.int64)
     asked[:, :N] = words
-    asked[rows, N:] = recalled.words
+    asked[rows, N:] = found.words
+    summing = _beside.submit(found.masses, hidden[rows]) if len(rows) >= _MANY else None
     model = runtime.project_words(hidden, asked, top_k=top_k)
+    masses = found.masses(hidden[rows]) if summing is None else summing.result()
     of_words = model.log_probabilities[:, :N].copy()
-    of_words[rows] = recalled.mixed(of_words[rows], recalled.masses_of(words[rows]))
+    of_words[rows] = found.mixed(of_words[rows], found.masses_of(masses, words[rows]))
     log_p = model.log_probabilities[rows, N:].astype(np.float64)  # (A, G), of the words of the caches
-    mixed = recalled.mixed(log_p, recalled.masses)
+    mixed = found.mixed(log_p, masses)
     top_ids, top_values = model.top_ids.copy(), model.top_log_probabilities.copy()
-    top_ids[rows], top_values[rows] = _likeliest(recalled, top_ids[rows], top_values[rows], mixed.astype(np.float32))
+    top_ids[rows], top_values[rows] = _likeliest(found, top_ids[rows], top_values[rows], mixed.astype(np.float32))
     entropies = model.entropies.copy()
-    entropies[rows] = _entropies(recalled, entropies[rows].astype(np.float64), log_p, mixed)
+    entropies[rows] = _entropies(found, entropies[rows].astype(np.float64), log_p, mixed)
     return WordsProjection(top_ids, top_values, entropies, of_words)
 
 
@@ -51,10 +59,8 @@ def project(runtime: Runtime, hidden: Floats, caches: Caches, targets: Ids, *, t
     if not len(adapting):
         return runtime.project(hidden, top_k=top_k, targets=targets)
     R = len(hidden)
-    floats = np.empty((3, R), np.float32)  # entropies, log-probabilities of targets; ranks fit no float32
-    result = Projection(
-        np.empty((R, top_k), np.int64), np.empty((R, top_k), np.float32), floats[0], floats[1], np.empty(R, np.int64)
-    )
+    tops = np.empty((R, top_k), np.int64), np.empty((R, top_k), np.float32)
+    result = Projection(*tops, np.empty(R, np.float32), np.empty(R, np.float32), np.empty(R, np.int64))
     if len(plain):
         part = runtime.project(hidden[plain], top_k=top_k, targets=targets[plain])
         result.top_ids[plain], result.top_log_probabilities[plain] = part.top_ids, part.top_log_probabilities
@@ -97,41 +103,19 @@ def project_subset(runtime: Runtime, hidden: Floats, caches: Caches, ids: Ids, *
 def log_probabilities(runtime: Runtime, hidden: Floats, caches: Caches) -> Floats:
     """`Runtime.log_probabilities` of the mixture: hidden (R, H) to whole rows (R, V)."""
     whole = runtime.log_probabilities(hidden)
-    recalled = _recall(hidden, caches)
-    if recalled is None:
+    found = _adapting(caches)
+    if found is None:
         return whole
-    for place, row in enumerate(recalled.rows.tolist()):
+    masses = found.masses(hidden[found.rows])
+    for place, row in enumerate(found.rows.tolist()):
         values = whole[row].astype(np.float64)
-        own = recalled.masses[place] > 0
-        words, masses = recalled.words[place, own], recalled.masses[place, own]
-        mixed = np.log(np.exp(values[words] + recalled.log_rest[place]) + masses)
-        values += recalled.log_rest[place]
+        own = masses[place] > 0
+        words = found.words[place, own]
+        mixed = np.log(np.exp(values[words] + found.log_rest[place]) + masses[place, own])
+        values += found.log_rest[place]
         values[words] = mixed
         whole[row] = values
     return whole
-
-
-@dataclass(frozen=True, slots=True)
-class _Recalled:
-    """What A of the rows remember. Beside the words that a row has, up to the G of the row with most, stands word 0."""
-
-    rows: Ids  # (A,), their places in the batch
-    words: Ids  # (A, G)
-    there: NDArray[np.bool_]  # (A, G): it is a word of this row
-    masses: Doubles  # (A, G), m_w
-    log_rest: Doubles  # (A, 1), log(1 - weight)
-
-    def masses_of(self, words: Ids) -> Doubles:
-        """(A, N), of words (A, N)."""
-        found = np.empty(words.shape)
-        for column in range(words.shape[1]):  # of which there are few
-            found[:, column] = (self.masses * (self.words == words[:, column, None])).sum(axis=1)
-        return found
-
-    def mixed(self, log_p: NDArray[np.floating], masses: Doubles) -> Doubles:
-        """log p' of words (A, N) with these log p and m_w."""
-        rest = log_p + self.log_rest
-        return np.where(masses > 0, np.log(np.exp(rest) + masses), rest)
 
 
 def _split(caches: Caches) -> tuple[Ids, Ids]:
@@ -140,64 +124,93 @@ def _split(caches: Caches) -> tuple[Ids, Ids]:
     return np.flatnonzero(remembering), np.flatnonzero(~remembering)
 
 
-def _recall(hidden: Floats, caches: Caches) -> _Recalled | None:
+@dataclass(frozen=True, slots=True)
+class _Adapting:
+    """The A rows that remember something. Beside the words that a row has, up to the G of the row with most, stands
+    word 0."""
+
+    rows: Ids  # (A,), their places in the batch
+    caches: Sequence[Cache]
+    words: Ids  # (A, G)
+    there: NDArray[np.bool_]  # (A, G): it is a word of this row
+    weights: Doubles  # (A, 1)
+    log_rest: Doubles  # (A, 1), log(1 - weight)
+
+    def masses(self, hidden: Floats) -> Doubles:
+        """(A, G) m_w, from the hidden outputs (A, H) of these rows."""
+        A, G = self.words.shape
+        N = max(map(len, self.caches))
+        scores = np.full((A, N), -np.inf, np.float32)
+        numbers = np.full((A, N), G, np.int64)  # G is nobody's
+        keys = np.empty((N, hidden.shape[1]), np.float32)  # of one at a time, so that they do not leave the processor
+        queries = keys_of(hidden).astype(np.float32)  # products of so small integers are exact in float32
+        for place, cache in enumerate(self.caches):
+            n = len(cache)
+            np.copyto(keys[:n], cache.keys)
+            np.dot(keys[:n], queries[place], out=scores[place, :n])
+            numbers[place, :n] = cache.numbers
+        scores *= np.array([cache.adaptation.theta / STEPS**2 for cache in self.caches], np.float32)[:, None]
+        scores -= scores.max(axis=1, keepdims=True)
+        np.exp(scores, out=scores)
+        scores *= (self.weights / scores.sum(axis=1, keepdims=True)).astype(np.float32)
+        numbers += np.arange(0, A * (G + 1), G + 1)[:, None]
+        sums = np.bincount(numbers.reshape(-1), scores.reshape(-1), A * (G + 1)).reshape(A, G + 1)
+        return sums[:, :G].astype(np.float64, copy=False)
+
+    def masses_of(self, masses: Doubles, words: Ids) -> Doubles:
+        """(A, N), of words (A, N)."""
+        found = np.empty(words.shape)
+        for column in range(words.shape[1]):  # of which there are few
+            found[:, column] = (masses * (self.words == words[:, column, None])).sum(axis=1)
+        return found
+
+    def mixed(self, log_p: NDArray[np.floating], masses: Doubles) -> Doubles:
+        """log p' of words (A, N) with these log p and m_w."""
+        rest = log_p + self.log_rest
+        return np.where(masses > 0, np.log(np.exp(rest) + masses), rest)
+
+
+def _adapting(caches: Caches) -> _Adapting | None:
     """None where nobody remembers anything."""
-    found = [(row, cache) for row, cache in enumerate(caches) if cache is not None and len(cache)]
-    if not found:
+    rows, _ = _split(caches)
+    if not len(rows):
         return None
-    A = len(found)
-    N = max(len(cache) for _, cache in found)
-    G = max(len(cache.words) for _, cache in found)
-    scores = np.full((A, N), -np.inf, np.float32)
-    numbers = np.full((A, N), G, np.int64)  # G is nobody's
+    found = [cache for cache in caches if cache is not None and len(cache)]
+    A, G = len(found), max(len(cache.words) for cache in found)
     words, there = np.zeros((A, G), np.int64), np.zeros((A, G), np.bool_)
-    keys = np.empty((N, hidden.shape[1]), np.float32)  # of one at a time, so that they do not leave the processor
-    queries = keys_of(hidden).astype(np.float32)  # products of so small integers are exact in float32
-    for place, (row, cache) in enumerate(found):
-        n, g = len(cache), len(cache.words)
-        np.copyto(keys[:n], cache.keys)
-        np.dot(keys[:n], queries[row], out=scores[place, :n])
-        numbers[place, :n] = cache.numbers
-        words[place, :g] = cache.words
-        there[place, :g] = True
-    scores *= np.array([cache.adaptation.theta / STEPS**2 for _, cache in found], np.float32)[:, None]
-    scores -= scores.max(axis=1, keepdims=True)
-    np.exp(scores, out=scores)
-    weights: Doubles = np.array([[cache.adaptation.weight] for _, cache in found], np.float64)
-    scores *= (weights / scores.sum(axis=1, keepdims=True)).astype(np.float32)
-    numbers += np.arange(0, A * (G + 1), G + 1)[:, None]
-    sums = np.bincount(numbers.reshape(-1), scores.reshape(-1), A * (G + 1)).reshape(A, G + 1)
-    masses = sums[:, :G].astype(np.float64, copy=False)
-    rows = np.array([row for row, _ in found], np.int64)
+    for place, cache in enumerate(found):
+        own = cache.words
+        words[place, : len(own)], there[place, : len(own)] = own, True
+    weights: Doubles = np.array([[cache.adaptation.weight] for cache in found], np.float64)
     log_rest: Doubles = np.log1p(-weights)
-    return _Recalled(rows, words, there, masses, log_rest)
+    return _Adapting(rows, found, words, there, weights, log_rest)
 
 
-def _entropies(recalled: _Recalled, entropies: Doubles, log_p: Doubles, mixed: Doubles) -> Doubles:
+def _entropies(found: _Adapting, entropies: Doubles, log_p: Doubles, mixed: Doubles) -> Doubles:
     """(A,) from the model's: of the words that no cache has, sum p log p is what is left of it.
 
     sum over those of p' log p' = (1 - weight) (log(1 - weight) sum p + sum p log p).
     """
-    p = np.where(recalled.there, np.exp(log_p), 0)
-    of_mixed = np.where(recalled.there, np.exp(mixed), 0)
-    log_rest = recalled.log_rest[:, 0]
+    p = np.where(found.there, np.exp(log_p), 0)
+    of_mixed = np.where(found.there, np.exp(mixed), 0)
+    log_rest = found.log_rest[:, 0]
     others = log_rest * (1 - p.sum(axis=1)) - entropies - (p * log_p).sum(axis=1)
-    found: Doubles = np.maximum(-np.exp(log_rest) * others - (of_mixed * mixed).sum(axis=1), 0)
-    return found
+    entropy: Doubles = np.maximum(-np.exp(log_rest) * others - (of_mixed * mixed).sum(axis=1), 0)
+    return entropy
 
 
-def _likeliest(recalled: _Recalled, top_ids: Ids, top_values: Floats, mixed: Floats) -> tuple[Ids, Floats]:
+def _likeliest(found: _Adapting, top_ids: Ids, top_values: Floats, mixed: Floats) -> tuple[Ids, Floats]:
     """The k likeliest (A, k) and their log p', from the model's and the words of the caches with `mixed` (A, G)."""
     K = top_ids.shape[1]
     if not K:
         return top_ids, top_values
-    top_values = (top_values + recalled.log_rest).astype(np.float32)
+    top_values = (top_values + found.log_rest).astype(np.float32)
     # So likely are K words at least, without what the cache adds: what is less likely is not among the first K.
-    rows, places = np.nonzero(recalled.there & (mixed >= top_values[:, -1:]))
+    rows, places = np.nonzero(found.there & (mixed >= top_values[:, -1:]))
     A, counts = len(mixed), np.bincount(rows, minlength=len(mixed))
     own_ids, own_values = np.full((A, counts.max()), -1), np.full((A, counts.max()), -np.inf, np.float32)
     at = rows, np.arange(len(rows)) - (counts.cumsum() - counts)[rows]
-    own_ids[at], own_values[at] = recalled.words[rows, places], mixed[rows, places]
+    own_ids[at], own_values[at] = found.words[rows, places], mixed[rows, places]
     # A word of both counts with what it has in the cache. One that is left out in spite of being in the cache is less
     # likely than those K with that already.
     both = (top_ids[:, :, None] == own_ids[:, None, :]).any(axis=2)
