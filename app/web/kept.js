@@ -23,7 +23,7 @@ export function keep(branches, current) {
 			localStorage.setItem(name(reader.session), JSON.stringify(record));
 		}
 	} catch {
-		// The storage is full or forbidden: the server has the words still.
+		// The storage is full or forbidden.
 	}
 }
 

@@ -57,7 +57,7 @@ function reader() {
 	return branches.current.reader;
 }
 
-// -- Asking, and what comes of it
+// Asking, and what comes of it
 
 function ask() {
 	asking.ask();
@@ -151,7 +151,7 @@ async function introduce() {
 	say("vocabulary", `${number(about.vocabulary)} words`);
 }
 
-// -- Changing the text
+// Changing the text
 
 function take(word) {
 	const { remove, insert } = taking(box.text, word);
@@ -209,7 +209,7 @@ async function visit(chosen) {
 	typed();
 }
 
-/** From here on there is one branch, and nothing that is remembered. */
+/** From here on there is one branch, and nothing remembered. */
 function restart() {
 	reader().forget(split(box.text).finished);
 	branches.prune();
@@ -305,7 +305,7 @@ function key(value) {
 	start();
 }
 
-// -- Where we were
+// Where we were
 
 function save() {
 	clearTimeout(keeping);
@@ -356,4 +356,4 @@ async function start() {
 	}
 }
 
-start();
+requestAnimationFrame(() => setTimeout(start)); // the first paint comes first

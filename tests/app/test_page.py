@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import re
 from pathlib import Path
 
 import httpx2
@@ -21,7 +24,15 @@ async def test_page_and_its_files(service: Running) -> None:
     assert (await service.client.get("/index.html")).content == index.content
     for file in page.WEB.rglob("*"):
         response = await service.client.get(f"/{file.relative_to(page.WEB).as_posix()}")
-        assert response.content == file.read_bytes()
+        content = file.read_bytes()
+        for link in re.findall(rb'<link rel="stylesheet" href="([^"]+)">', content):
+            # In the place of the link stands what it links to, and the policy allows that and nothing else.
+            style = (page.WEB / link.decode()).read_bytes()
+            content = content.replace(b'<link rel="stylesheet" href="%b">' % link, b"<style>%b</style>" % style)
+            digest = base64.b64encode(hashlib.sha256(style).digest()).decode()
+            policy = response.headers["content-security-policy"]
+            assert policy.endswith(f"; style-src 'self' 'sha256-{digest}'")
+        assert response.content == content
         assert response.headers["content-security-policy"].startswith("default-src 'self';")
         assert response.headers["x-content-type-options"] == "nosniff"
         assert (await service.client.head(f"/{file.name}")).status_code == 200
