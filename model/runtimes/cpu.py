@@ -6,7 +6,9 @@ No export tool and no Chainer stand between: see `model.runtimes.graphs`.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,6 +33,9 @@ except ImportError as error:
     raise RuntimeUnavailableError(
         f"the cpu runtimes need onnx and onnxruntime ({error}); install them, or take another runtime"
     ) from error
+
+#: Where Linux says what this container may have of the machine.
+CGROUP = Path("/sys/fs/cgroup")
 
 #: Rows are projected at most so many at a time: their logits stay in the cache, and a long text that is scored takes
 #: no more memory than a short one.
@@ -120,7 +125,20 @@ class CpuRuntime:
 def default_threads() -> int:
     """One core is left to whoever calls, and small matrices gain little from more than four."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(4, cores - 1))
+    return max(1, min(4, min(cores, _quota()) - 1))
+
+
+def _quota() -> int:
+    """Whole cores that a container may keep busy (`docker run --cpus`): more threads than those would take turns."""
+    try:
+        if (CGROUP / "cpu.max").exists():
+            quota, period = (CGROUP / "cpu.max").read_text().split()
+        else:  # version 1
+            quota, period = ((CGROUP / "cpu" / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
+        cores = int(quota) // int(period)
+    except (OSError, ValueError):  # not in a container, or "max"
+        return sys.maxsize
+    return sys.maxsize if cores < 0 else cores
 
 
 def _session(model: Model, threads: int) -> onnxruntime.InferenceSession:

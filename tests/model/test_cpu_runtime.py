@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+import model.runtimes.cpu
 from model.artifact import Artifact
 from model.runtimes.base import Ids, Projection, Runtime, State
 from model.runtimes.cpu import ROWS, CpuRuntime
@@ -424,6 +425,28 @@ def test_threads_change_nothing_but_the_time() -> None:
 def test_threads_are_one_or_more(threads: int) -> None:
     with pytest.raises(ValueError, match=f"threads is {threads}"):
         CpuRuntime(artifact("lstm"), quantised=True, threads=threads)
+
+
+@pytest.mark.parametrize(
+    ("files", "threads"),
+    [
+        ({}, 4),
+        ({"cpu.max": "max 100000\n"}, 4),
+        ({"cpu.max": "300000 100000\n"}, 2),
+        ({"cpu.max": "50000 100000\n"}, 1),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, 4),
+        ({"cpu/cpu.cfs_quota_us": "350000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 2),
+    ],
+)
+def test_no_more_threads_than_a_container_may_keep_busy(
+    files: dict[str, str], threads: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(content)
+    monkeypatch.setattr(model.runtimes.cpu, "CGROUP", tmp_path)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)), raising=False)
+    assert model.runtimes.cpu.default_threads() == threads
 
 
 def test_it_starts_without_chainer() -> None:
