@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 from typing import Literal
 
+import pydantic_settings
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -240,8 +241,10 @@ def load(**given: object) -> Settings:
     secrets = SECRETS_DIRECTORY if SECRETS_DIRECTORY.is_dir() else None
     try:
         return Settings(_secrets_dir=secrets, **given)  # type: ignore[arg-type, call-arg]
-    except OSError as error:
-        reason = f"{error.filename}: {error.strerror}"
+    except pydantic_settings.SettingsError as error:
+        if not isinstance(error.__cause__, OSError):
+            raise
+        reason = f"{error.__cause__.filename}: {error.__cause__.strerror}"
         raise SettingsError(f"cannot read the secret {reason}; the user that serves must be able to") from None
     except ValidationError as error:
         lines = []
