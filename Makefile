@@ -6,8 +6,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 .DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
 
-.PHONY: help serve train-packages test test-pythons fuzz test-crash test-valkey test-harness check bench bench-page bench-agreement bench-quality soak format requirements clean
+.PHONY: help serve train-packages test test-pythons fuzz test-crash test-valkey test-harness test-containers check bench bench-page bench-agreement bench-quality soak format secrets requirements clean
 
 help: ## what each target does
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -35,6 +36,9 @@ test-valkey: $(VENV)/.dev ## what is tested with Redis, with Valkey: the store, 
 HARNESS := .venv-harness
 test-harness: $(VENV)/.serve $(HARNESS)/.harness ## lm-evaluation-harness against the service: its figures are those of `nextword evaluate`
 	$(BIN)/python -m tests.harness --lm-eval $(HARNESS)/bin/lm_eval
+
+test-containers: $(VENV)/.dev ## images and docker-compose.yml, built and run on an engine of its own (root on Debian or Ubuntu)
+	NEXTWORD_TEST_CONTAINERS=1 $(BIN)/python -m pytest -q tests/containers
 
 # pyenv and the like show an interpreter's command without being able to run it: only one that answers counts.
 test-pythons: ## the tests of model/ on every other supported Python that is at hand
@@ -106,6 +110,15 @@ $(HARNESS)/.harness: requirements/harness.in
 	$(HARNESS)/bin/python -m pip --disable-pip-version-check --quiet install -r requirements/harness.in
 	touch $@
 
+# For docker-compose.yml; its containers read them, and on this machine only who may enter the directory does.
+SECRETS := docker/secrets
+secrets: $(SECRETS)/session_key $(SECRETS)/store_password ## random ones for `docker compose --profile replicas`, in docker/secrets
+
+$(SECRETS)/%:
+	mkdir -p $(SECRETS) && chmod 700 $(SECRETS)
+	$(PYTHON) -c 'import secrets; print(secrets.token_urlsafe(32))' > $@
+	chmod 444 $@
+
 COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
 	--no-emit-index-url --no-emit-find-links --build-constraint requirements/build.in --constraint requirements/serve.txt
 requirements: ## pin anew (needs uv): hashes, no registry addresses
@@ -113,6 +126,7 @@ requirements: ## pin anew (needs uv): hashes, no registry addresses
 	$(COMPILE) requirements/build.in -o requirements/build.txt
 	$(COMPILE) pyproject.toml -o requirements/serve.txt
 	$(COMPILE) --extra train pyproject.toml -o requirements/train.txt
+	$(COMPILE) --extra train --extra cuda13 pyproject.toml -o requirements/cuda.txt
 	$(COMPILE) --extra train --extra otel --extra dev pyproject.toml -o requirements/dev.txt
 
 clean: ## remove what the other targets made

@@ -126,6 +126,8 @@ def artifact(start: str | None = "<eos>", words: Sequence[str] = WORDS, policy: 
 class Oracle:
     """One sequence, one word after the other, alone: what every session's answer must equal."""
 
+    tolerance = 0.0
+
     def __init__(self, start: str | None = "<eos>", adaptation: Adaptation | None = None) -> None:
         self.runtime = FakeRuntime()
         self.tokenizer = Tokenizer.from_vocabulary(WORDS, "english")
@@ -157,3 +159,7 @@ class Oracle:
                 shares[id] += scores[place] / sum(scores.values())
             row = (1 - adaptation.weight) * row + adaptation.weight * shares
         return dict(zip(WORDS, row.tolist(), strict=True))
+
+    def probability(self, word: str) -> float:
+        """That this word comes next."""
+        return self.row()[word]

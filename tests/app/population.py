@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import httpx2
 import pytest
@@ -14,13 +15,41 @@ from tests.app.fake_runtime import PLAIN, WORDS, Oracle
 
 #: What a server that is being killed does to a client.
 _LOST = (httpx2.TransportError,)
+#: The same, as a balancer in between says it; and a server that says itself that it cannot answer now.
+_NOT_NOW = (502, 503, 504)
+
+
+class Telling(Protocol):
+    """What a session's answers must equal: one sequence, consumed alone."""
+
+    #: How far a probability may be off, as a part of itself.
+    tolerance: float
+
+    def consume(self, *words: str) -> None: ...
+
+    def probability(self, word: str) -> float: ...
 
 
 class Population:
-    """`count` clients at the servers of `addresses`, in turn; who goes away and comes back changes that list."""
+    """`count` clients at the servers of `addresses`, in turn; who goes away and comes back changes that list.
 
-    def __init__(self, addresses: Sequence[str], count: int, seed: int) -> None:
+    They say `plain` words, which the model's `vocabulary` holds, and hold each answer against an `oracle` of their own.
+    """
+
+    def __init__(
+        self,
+        addresses: Sequence[str],
+        count: int,
+        seed: int,
+        *,
+        plain: Sequence[str] = PLAIN,
+        vocabulary: Sequence[str] = WORDS,
+        oracle: Callable[[], Telling] = Oracle,
+    ) -> None:
         self.addresses = list(addresses)
+        self.plain = plain
+        self.vocabulary = vocabulary
+        self.oracle = oracle
         self.lost = 0  # requests that were not answered, or not now
         self._clients = [_Client(self, random.Random(seed + number)) for number in range(count)]
         self._answers = asyncio.Semaphore(0)
@@ -75,18 +104,19 @@ class Population:
         """Somebody has an answer."""
         self._answers.release()
 
-    async def ask(self, method: str, path: str, body: object = None) -> httpx2.Response:
+    async def ask(self, method: str, path: str, body: object = None, session_id: str | None = None) -> httpx2.Response:
         """The answer, of whoever gives one."""
+        headers = {} if session_id is None else {"x-session-id": session_id}
         while True:
             if self.addresses:
                 self._turn += 1
                 address = self.addresses[self._turn % len(self.addresses)]
                 try:
-                    response = await self._http.request(method, address + path, json=body)
+                    response = await self._http.request(method, address + path, json=body, headers=headers)
                 except _LOST:
                     pass
                 else:
-                    if response.status_code != 503:
+                    if response.status_code not in _NOT_NOW:
                         return response
                     assert response.headers["retry-after"]
             self.lost += 1
@@ -99,20 +129,21 @@ class _Client:
         self._rng = rng
         self._said: list[str] = []
         self._session_id: str | None = None
-        self._oracle = Oracle()
+        self._oracle = population.oracle()
 
     async def live(self) -> None:
         while not self._population.is_over:
-            words = self._rng.choices(PLAIN, k=self._rng.choice((1, 1, 1, 3)))
+            words = self._rng.choices(self._population.plain, k=self._rng.choice((1, 1, 1, 3)))
             body = {"session_id": self._session_id, "words": words, "position": len(self._said), "top_k": 1}
-            response = await self._population.ask("POST", "/v1/predict", body)
+            response = await self._population.ask("POST", "/v1/predict", body, self._session_id)
             assert response.status_code == 200, response.text
             self._said += words
             self._oracle.consume(*words)
             reply = response.json()
             assert reply["position"] == len(self._said)
             (best,) = reply["predictions"]
-            assert best["probability"] == pytest.approx(self._oracle.row()[best["word"]], abs=1e-5)
+            right = self._oracle.probability(best["word"])
+            assert best["probability"] == pytest.approx(right, abs=1e-5, rel=self._oracle.tolerance)
             self._session_id = reply["session_id"]
             self._population.heard()
 
@@ -122,8 +153,9 @@ class _Client:
 
     async def check(self) -> None:
         """Every word is there, once and in its place."""
-        response = await self._population.ask("GET", f"/v1/sessions/{self._session_id}/state")
+        path = f"/v1/sessions/{self._session_id}/state"
+        response = await self._population.ask("GET", path, session_id=self._session_id)
         assert response.status_code == 200, response.text
         file = state_file.decode(response.content)
         assert file.position == len(self._said)
-        assert [WORDS[id] for id in file.words] == self._said
+        assert [self._population.vocabulary[id] for id in file.words] == self._said

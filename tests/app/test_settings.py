@@ -104,7 +104,7 @@ def test_secrets_are_read_from_files(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert key.get_secret_value() == "a key that comes before that"
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read every file; tests/containers tries it")
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read every file: tests/containers tries it as another user")
 def test_secret_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(app.settings, "SECRETS_DIRECTORY", tmp_path)
     file = tmp_path / "nextword_session_key"
