@@ -109,7 +109,7 @@ def create_app(
     metrics = None if settings.metrics == "off" else Metrics(service, app.gate)
     app.include_router(operations.router(service, metrics, _PROBLEMS))
     app.include_router(page.router())
-    words, pairs = len(artifact.tokenizer), settings.adapt_size
+    words, pairs = len(artifact.tokenizer), service.adaptation.size
     document = partial(openapi.document, app, keyed=keys.configured, vocabulary=words, pairs=pairs)
     app.openapi = document  # type: ignore[method-assign]
     return app

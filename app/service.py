@@ -101,6 +101,7 @@ class Service:
         self.settings = settings
         self.artifact = artifact
         self.tokenizer: Tokenizer = artifact.tokenizer
+        self.adaptation = settings.adaptation(artifact.adaptation)
         self.clock = clock
         self.replays = 0
         self.expiries = 0
@@ -310,7 +311,7 @@ class Service:
 
         Raises a 422 `Problem` for more pairs than a session may keep.
         """
-        usual = self.settings.adaptation
+        usual = self.adaptation
         if isinstance(adapt, AdaptRequest):
             if adapt.size is not None and adapt.size > usual.size:
                 raise problems.invalid_field("adapt.size", f"{adapt.size} is more than this server keeps, {usual.size}")

@@ -24,8 +24,6 @@ SECRETS_DIRECTORY = Path("/run/secrets")
 SECRETS = {"session_key", "api_keys", "store", "store_password"}
 SHIPPED_MODEL = Path(model.__file__).parent / "pretrained" / "english"
 
-_USUAL = Adaptation()
-
 #: What Kubernetes and Docker set in containers beside a service that is called nextword.
 _LINK = re.compile(r"(SERVICE|PORT|ENV|NAME)(_|$)")
 
@@ -85,24 +83,33 @@ class Settings(BaseSettings):
         description="Whether sessions adapt, where their client does not say: words that one has used become likelier "
         "in it.",
     )
-    adapt_size: int = Field(
-        default=_USUAL.size,
+    adapt_size: int | None = Field(
+        default=None,
         ge=1,
         le=MOST_PAIRS,
-        description="Of how many of its last words a session that adapts keeps the network's thoughts, at most.",
+        description="To so many of its last words a session adapts, at most; by default as is best for the model.",
     )
-    adapt_theta: float = Field(
-        default=_USUAL.theta, gt=0, le=MOST_THETA, description="How much more those count that resemble the present."
+    adapt_theta: float | None = Field(
+        default=None,
+        gt=0,
+        le=MOST_THETA,
+        allow_inf_nan=False,
+        description="How much more those count that came where the network stood as it does now; by default as is best "
+        "for the model.",
     )
-    adapt_weight: float = Field(
-        default=_USUAL.weight, gt=0, lt=1, description="The share of those words in the probabilities (lambda)."
+    adapt_weight: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        allow_inf_nan=False,
+        description="The share of those words in the probabilities (lambda); by default as is best for the model.",
     )
     max_adapting_sessions: int = Field(
         default=1_000,
         ge=1,
         le=50_000_000,
-        description="Sessions in memory that adapt, at most: each takes about adapt_size times as much as one hidden "
-        "output, 0.2 MB with the model that ships.",
+        description="Sessions in memory that adapt, at most: each takes up to 0.2 MB with the model that ships. Past "
+        "it the one left alone for longest is evicted.",
     )
     history_bytes: int = Field(
         default=64 << 20,
@@ -171,10 +178,11 @@ class Settings(BaseSettings):
         default="", description="Origins whose pages may call the service, with commas in between; * for all."
     )
 
-    @property
-    def adaptation(self) -> Adaptation:
-        """How sessions adapt whose client does not say how."""
-        return Adaptation(self.adapt_size, self.adapt_theta, self.adapt_weight)
+    def adaptation(self, best: Adaptation) -> Adaptation:
+        """How sessions adapt whose client does not say how; `best` is what is best for the model."""
+        return Adaptation(
+            self.adapt_size or best.size, self.adapt_theta or best.theta, self.adapt_weight or best.weight
+        )
 
     @field_validator("store")
     @classmethod

@@ -60,13 +60,13 @@ async def carry_in(service: Service, content: bytes) -> Session:
 def largest(service: Service) -> int:
     """The most bytes that a file from this server can have."""
     states, settings = service.scheduler.states, service.settings
-    cache_bytes = packed_bytes(settings.adapt_size, states.width)
+    cache_bytes = packed_bytes(service.adaptation.size, states.width)
     return state_file.largest(settings.max_session_words, states.bytes_each, cache_bytes)
 
 
 def _cache(service: Service, file: StateFile, carried: CacheFile) -> Cache:
     """The cache that a file carries. Raises StateFileError when it cannot be this session's, or not here."""
-    most, vocabulary = service.settings.adapt_size, len(service.tokenizer)
+    most, vocabulary = service.adaptation.size, len(service.tokenizer)
     if carried.adaptation.size > most:
         raise StateFileError(f"the session keeps {carried.adaptation.size} pairs to adapt, and here {most} at most")
     width = service.scheduler.states.width

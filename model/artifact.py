@@ -23,6 +23,7 @@ import safetensors.numpy
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from model.adaptation import MOST_PAIRS, MOST_THETA, Adaptation
 from model.shapes import NetworkError, checked_network, parameter_shapes
 from model.tokenizer import Tokenizer, TokenizerError
 
@@ -37,6 +38,14 @@ class ArtifactError(ValueError):
     """A model directory that cannot be read or written: one line that says which file, what is wrong, what to do."""
 
 
+class _Adaptation(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    size: int = Field(ge=1, le=MOST_PAIRS)
+    theta: float = Field(gt=0, le=MOST_THETA)
+    weight: float = Field(gt=0, lt=1)
+
+
 class _Config(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -47,6 +56,7 @@ class _Config(BaseModel):
     vocabulary_size: int
     measured: dict[str, Any]
     training: dict[str, Any]
+    adaptation: _Adaptation | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +68,7 @@ class Artifact:
     and its arguments, see `model.shapes`. start: the word consumed before any text, so that an empty session stands
     where a text begins; None means zeros. measured: figures that evaluation found, may be empty. training: how it was
     made, free. weights: float32 in memory whatever the file holds, named as Chainer names them ("embed/W").
+    adaptation: how sessions best adapt, found on validation text; the usual where config.json does not say.
     """
 
     name: str
@@ -69,6 +80,7 @@ class Artifact:
     weights: dict[str, NDArray[np.float32]]
     card: str
     training: dict[str, Any] = field(default_factory=dict)
+    adaptation: Adaptation = field(default_factory=Adaptation)
 
     @property
     def start_id(self) -> int | None:
@@ -115,6 +127,7 @@ class Artifact:
             weights=_parse_weights(directory / WEIGHTS, contents[WEIGHTS], network),
             card=card,
             training=config.training,
+            adaptation=Adaptation() if config.adaptation is None else Adaptation(**config.adaptation.model_dump()),
         )
 
     @classmethod

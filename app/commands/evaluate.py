@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -20,8 +21,6 @@ if TYPE_CHECKING:  # what only measuring needs is imported when something is mea
     from model.measurement import Evaluation
     from model.runtimes.base import Runtime
     from model.tokenizer import Tokenizer
-
-_USUAL = Adaptation()
 
 
 def command(
@@ -54,15 +53,27 @@ def command(
         bool, typer.Option("--adapt", help="Adapt to each text while reading it, as a session that adapts does.")
     ] = False,
     adapt_size: Annotated[
-        int,
-        typer.Option(min=1, max=MOST_PAIRS, help="--adapt: to so many of the last words."),
-    ] = _USUAL.size,
+        int | None,
+        typer.Option(
+            min=1,
+            max=MOST_PAIRS,
+            help="--adapt: to so many of the last words; by default as the model says.",
+            show_default=False,
+        ),
+    ] = None,
     adapt_theta: Annotated[
-        float, typer.Option(help="--adapt: how much more those count that resemble the present; above 0.")
-    ] = _USUAL.theta,
+        float | None,
+        typer.Option(
+            help="--adapt: how much more those count that came where the network stood as it does now; above 0.",
+            show_default=False,
+        ),
+    ] = None,
     adapt_weight: Annotated[
-        float, typer.Option(help="--adapt: the share of those words in the probabilities (lambda), from 0 to 1.")
-    ] = _USUAL.weight,
+        float | None,
+        typer.Option(
+            help="--adapt: the share of those words in the probabilities (lambda), from 0 to 1.", show_default=False
+        ),
+    ] = None,
     report: Annotated[
         Path | None,
         typer.Option(
@@ -101,10 +112,6 @@ def command(
     from model.evaluation import EvaluationError
     from model.runtimes import RuntimeUnavailableError, load
 
-    try:
-        adaptation = Adaptation(adapt_size, adapt_theta, adapt_weight) if adapt else None
-    except ValueError as error:
-        _stop(f"--adapt: {error}")
     if runtime not in RUNTIMES:
         _stop(f"no runtime {runtime!r}; there are {', '.join(RUNTIMES)}")
     write_report = None if report is None else _writer()
@@ -112,6 +119,8 @@ def command(
     progress = Console(stderr=True)
     try:
         artifact = Artifact.load(model)
+        own = {"size": adapt_size, "theta": adapt_theta, "weight": adapt_weight}
+        adaptation = _adapted(artifact.adaptation, own) if adapt else None
         loaded = load(artifact, runtime, threads=threads)
         measured = _measure(artifact, loaded, texts, words, streams, keystrokes, adaptation, progress)
         if record:
@@ -129,6 +138,13 @@ def command(
         except OSError as error:
             _stop(f"{report}: the report cannot be written: {error.strerror or error}")
         typer.echo(f"report: {path}", err=True)
+
+
+def _adapted(best: Adaptation, own: Mapping[str, Any]) -> Adaptation:
+    try:
+        return replace(best, **{name: value for name, value in own.items() if value is not None})
+    except ValueError as error:
+        _stop(f"--adapt: {error}")
 
 
 def _writer() -> Callable[[Evaluation, Tokenizer, Path], Path]:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from app.history import STRIDE
+from app.main import create_app
+from app.settings import Settings
 from model import decoding
 from model.adaptation import MARGIN, Adaptation
 from model.decoding import Sampling
 from tests.app.conftest import Running, running
-from tests.app.fake_runtime import PLAIN, WORDS, Oracle
+from tests.app.fake_runtime import PLAIN, WORDS, FakeRuntime, Oracle, artifact
 from tests.app.test_fork import fork
 from tests.app.test_generate import generate
 from tests.app.test_metrics import at, scraped
@@ -256,6 +259,15 @@ async def test_as_configured_unless_the_client_says_otherwise() -> None:
         scored = (await service.client.post("/v1/score", json={"text": " ".join(TEXT)})).json()["results"][0]
         async with running() as plain:
             assert scored == (await plain.client.post("/v1/score", json={"text": " ".join(TEXT)})).json()["results"][0]
+
+
+async def test_as_is_best_for_the_model_where_nothing_is_configured() -> None:
+    best = Adaptation(7, 2.5, 0.25)
+    app = create_app(Settings(adapt=True), runtime=FakeRuntime(), artifact=replace(artifact(), adaptation=best))
+    assert app.state.service.new_cache(None).adaptation == best
+    settings = Settings(adapt=True, adapt_weight=0.5)
+    app = create_app(settings, runtime=FakeRuntime(), artifact=replace(artifact(), adaptation=best))
+    assert app.state.service.new_cache(None).adaptation == Adaptation(7, 2.5, 0.5)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from model.adaptation import Adaptation
 from model.artifact import CARD, CONFIG, FILES, TOKENIZER, WEIGHTS, Artifact, ArtifactError
 from model.shapes import parameter_shapes
 from model.tokenizer import Tokenizer
@@ -186,6 +187,9 @@ def test_a_card_that_is_not_text(model: Path) -> None:
         ({"start": "dog"}, "start is 'dog', which is no word"),
         ({"start": 1}, "start: Input should be a valid string"),
         ({"vocabulary_size": 7}, "vocabulary_size is 7 and the network's is 6"),
+        ({"adaptation": {"size": 9, "theta": 1}}, "adaptation.weight: Field required"),
+        ({"adaptation": {"size": 0, "theta": 1, "weight": 0.5}}, "adaptation.size"),
+        ({"adaptation": {"size": 9, "theta": 1, "weight": 1}}, "adaptation.weight"),
         ({"measured": []}, "measured: Input should be a valid dictionary"),
         ({"colour": "red"}, "colour: Extra inputs are not permitted"),
         ({"network": {"kind": "transformer"}}, "unknown kind of network 'transformer'; known: simple_rnn, deep_rnn"),
@@ -198,6 +202,15 @@ def test_a_config_that_does_not_fit(model: Path, change: dict[str, Any], said: s
     config = json.loads((model / CONFIG).read_text())
     (model / CONFIG).write_text(json.dumps(config | change))
     assert said in refusal(model)
+
+
+def test_how_sessions_best_adapt(model: Path) -> None:
+    assert Artifact.load(model).adaptation == Adaptation()
+    config = json.loads((model / CONFIG).read_text())
+    own = {"size": 2000, "theta": 0.66, "weight": 0.13}
+    (model / CONFIG).write_text(json.dumps(config | {"adaptation": own}))
+    assert Artifact.load(model).adaptation == Adaptation(**own)
+    assert Artifact.record(model, {"perplexity": 3}).adaptation == Adaptation(**own), "figures change nothing about it"
 
 
 def test_a_config_with_a_key_missing(model: Path) -> None:
