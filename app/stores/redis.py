@@ -253,6 +253,8 @@ class RedisBackend:
             return
         if isinstance(reply, ResponseError):
             self._lose(reply)
+            # The address may lead to another server by now, and this one keep its connections.
+            await self._pool.disconnect(inuse_connections=False)
             return
         if self._in_doubt.is_set() and self.away is not None:
             log.warning("the session store is there again")

@@ -108,7 +108,7 @@ def measure(path: Path, sessions: int) -> Found:
     draw = random.Random(3)
     with Server(nextword(port, path, *options), port) as server:
         server.wait_ready()
-        with closing(Client(port, CONNECTIONS)) as many, closing(Client(port, 1)) as one:
+        with closing(Client(port, CONNECTIONS)) as many:
             ids: list[str] = []
 
             def open_until(count: int, deadline: float) -> None:
@@ -126,7 +126,8 @@ def measure(path: Path, sessions: int) -> Found:
             def latencies() -> list[float]:
                 drawn = [draw.choice(ids) for _ in range(PROBES)]
                 probed.update(drawn)
-                return sorted(_latency(one, {"session_id": id, "words": [draw.choice(words)]}) for id in drawn)
+                with closing(Client(port, 1)) as one:
+                    return sorted(_latency(one, {"session_id": id, "words": [draw.choice(words)]}) for id in drawn)
 
             began = time.monotonic()
             open_until(max(sessions // 100, 1), began + 86_400)
@@ -138,12 +139,13 @@ def measure(path: Path, sessions: int) -> Found:
             opening = time.monotonic() - began
             resident = server.resident_bytes()
             # Nobody was evicted to make room: the first session answers as well, or this raises.
-            one.ask("/v1/predict", [{"session_id": ids[0]}])
+            many.ask("/v1/predict", [{"session_id": ids[0]}])
             full = latencies()
             # These would live longer: they were used, or opened for a day.
             long_lived = sorted(probed | set(ids[:first_ones]))
             for first in range(0, len(long_lived), CONNECTIONS):
                 many.delete(long_lived[first : first + CONNECTIONS])
+        with closing(Client(port, 1)) as one:
             while 'nextword_sessions{tier="memory"} 0.0' not in one.metrics():
                 if time.monotonic() > deadline + GIVE_UP_SECONDS:
                     raise BenchmarkError(f"some sessions have not expired in {GIVE_UP_SECONDS:.0f} s")

@@ -130,6 +130,34 @@ async def test_redis_that_may_not_write(own_redis: RedisServer) -> None:
         await goes_on(it, session_id)
 
 
+async def test_address_that_leads_to_another_server_after_a_fail_over(own_redis: RedisServer, tmp_path: Path) -> None:
+    """The old one is a replica now, and keeps the connections that it has."""
+    (tmp_path / "other").mkdir()
+    with redis_server(tmp_path / "other") as other_redis:
+        leads_to = own_redis
+
+        async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            inside_reader, inside_writer = await asyncio.open_connection("127.0.0.1", leads_to.port)
+            await asyncio.gather(pump(reader, inside_writer), pump(inside_reader, writer))
+
+        async with await asyncio.start_server(forward, "127.0.0.1", 0) as server:
+            address = f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}/0"
+            async with running(store=address, session_key=KEY) as it:
+                session_id = (await it.ok(text="the cat"))["session_id"]
+                with own_redis.client() as old, other_redis.client() as new:
+                    new.replicaof("127.0.0.1", str(own_redis.port))
+                    with anyio.fail_after(20):
+                        while not new.exists(f"nextword:session:{session_id}"):
+                            await anyio.sleep(0.02)
+                    new.replicaof("NO", "ONE")
+                    old.replicaof("127.0.0.1", str(other_redis.port))
+                leads_to = other_redis
+                with anyio.fail_after(20):
+                    while (await it.predict(session_id=session_id, position=2)).status_code == 503:
+                        await anyio.sleep(0.02)
+                await goes_on(it, session_id)
+
+
 async def test_answer_of_redis_that_is_lost_while_another_replica_goes_on(own_redis: RedisServer) -> None:
     """Sent once more, the commit finds the session moved on. That it was another's doing only cannot be told: so it is
     not begun anew, for then its word would count twice."""
