@@ -174,6 +174,20 @@ class Sessions(RuleBasedStateMachine):
         self.used(session)
 
     @precondition(lambda self: self.sessions)
+    @rule(place=a_place, words=some_words, most=st.integers(0, 4), seed=st.integers(0, 9), times=st.integers(1, 2))
+    def generate(self, place: int, words: list[str], most: int, seed: int, times: int) -> None:
+        """What is said is consumed; the same request once more is answered with the same."""
+        id, session = self.session(place)
+        body = {"session_id": id, "words": words, "position": len(session.words), "max_words": most, "seed": seed}
+        replies = [self.post("/v1/generate", 200, **body) for _ in range(times)]
+        assert replies[0] == replies[-1]
+        session.words += (*words, *replies[0]["words"])
+        session.most = max(session.most, len(session.words))
+        session.last = 0 if words or most else session.last
+        self.used(session)
+        assert replies[0]["position"] == len(session.words)
+
+    @precondition(lambda self: self.sessions)
     @rule(place=a_place, further=st.integers(1, 5), word=a_word)
     def wrong_position(self, place: int, further: int, word: str) -> None:
         id, session = self.session(place)
