@@ -211,6 +211,7 @@ class Crowd:
 
     async def _stands(self, client: Client) -> bool:
         """Whether a session is there, and is what its owner believes it to be."""
+        client.leave()  # a connection that was not used for long is closed
         try:
             status, reply = await client.ask(_get(f"/v1/sessions/{client.id}"))
         except (OSError, EOFError, TimeoutError, ValueError) as error:
