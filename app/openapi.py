@@ -119,6 +119,14 @@ _EXAMPLES: dict[tuple[str, str], tuple[Any, Any]] = {
 }
 
 
+def events(*names: str) -> dict[str, Any]:
+    """The content of a reply that is a stream of server-sent events of these names, for `content` of a response."""
+    data = {"type": "string", "description": "JSON; of OpenAI's streams the last one is [DONE]."}
+    properties = {"event": {"enum": list(names)}, "data": data}
+    item = {"type": "object", "properties": properties, "required": ["event", "data"]}
+    return {"text/event-stream": {"itemSchema": item}}  # as FastAPI documents its own: each event by itself
+
+
 def problems(*statuses: int) -> Responses:
     """The errors of a route, as FastAPI wants them; all of them if none are named."""
     return {status: _problem(status) for status in statuses or _PROBLEMS}

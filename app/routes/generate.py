@@ -10,7 +10,7 @@ import pydantic_core
 from fastapi import APIRouter
 from starlette.responses import Response
 
-from app import replies
+from app import openapi, replies
 from app.exchange import Exchange, Outlet
 from app.generation import Opening, Order, in_session
 from app.problems import Problem
@@ -21,7 +21,7 @@ from app.service import Service
 from app.speech import Said
 from model.decoding import Sampling
 
-_STREAM = {"text/event-stream": {"schema": {"type": "string"}}}
+_STREAM = openapi.events("word", "done", "error")
 
 
 def router(service: Service, problem: dict[int | str, dict[str, Any]]) -> APIRouter:

@@ -11,7 +11,7 @@ import pydantic_core
 from fastapi import APIRouter
 from starlette.responses import Response
 
-from app import problems
+from app import openapi, problems
 from app.completions import Choice, Given, given_ids
 from app.exchange import Exchange, Outlet
 from app.generation import Generated, Opening, Order, alone, in_session
@@ -31,7 +31,7 @@ INLINE_WORDS = 64
 
 T = TypeVar("T")
 
-_STREAM = {"text/event-stream": {"schema": {"type": "string"}}}
+_STREAM = openapi.events("message")
 
 
 def router(service: Service, problem: dict[int | str, dict[str, Any]]) -> APIRouter:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
@@ -90,6 +91,26 @@ async def test_examples_are_answered_as_they_say(service: Running) -> None:
             if example is not None:
                 assert set(example) == set(response.json())
     assert tried >= 4
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/generate", {"text": "the", "max_words": 3}),
+        ("/v1/completions", {"prompt": "the", "max_tokens": 3}),
+    ],
+)
+async def test_streams_are_as_documented(service: Running, path: str, body: dict[str, Any]) -> None:
+    document = (await service.client.get("/openapi.json")).json()
+    content = document["paths"][path]["post"]["responses"]["200"]["content"]
+    assert set(content) == {"application/json", "text/event-stream"}
+    names = content["text/event-stream"]["itemSchema"]["properties"]["event"]["enum"]
+    stream = await service.client.post(path, json={**body, "stream": True})
+    for event in stream.text.strip().split("\n\n"):
+        fields = dict(line.split(": ", 1) for line in event.split("\n"))
+        assert fields.get("event", "message") in names
+        assert fields["data"]
 
 
 @pytest.mark.anyio
