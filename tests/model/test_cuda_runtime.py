@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 
 from model.artifact import Artifact
+from model.cuda.device import cupy_device
 from model.runtimes.base import DeviceMemoryError
 from model.runtimes.cuda import WIDTHS, CudaRuntime
+from tests.gpu.device import needs_gpu
 from tests.model.emulated import EmulatedDevice, needs_compiler
 from tests.model.formulas import log_softmax, step
 from tests.model.test_cpu_runtime import (
@@ -26,17 +29,30 @@ from tests.model.test_cpu_runtime import (
     stated,
 )
 
-pytestmark = needs_compiler
 OF_EACH_KIND = pytest.mark.parametrize("kind", KINDS)
 
 
-def cuda(model: Artifact, *, float16: bool = False, most: int = 16, **device: Any) -> CudaRuntime:
+Make = Callable[..., CudaRuntime]
+
+
+def emulated(model: Artifact, *, float16: bool = False, most: int = 16, **device: Any) -> CudaRuntime:
     return CudaRuntime(model, EmulatedDevice(**device), float16=float16, most=most)
+
+
+def on_a_gpu(model: Artifact, *, float16: bool = False, most: int = 16) -> CudaRuntime:
+    return CudaRuntime(model, cupy_device(0), float16=float16, most=most)
+
+
+@pytest.fixture(params=[pytest.param(emulated, marks=needs_compiler), pytest.param(on_a_gpu, marks=needs_gpu)])
+def cuda(request: pytest.FixtureRequest) -> Make:
+    """Makes a runtime, on an emulated device and, where there is one, on a real one."""
+    make: Make = request.param
+    return make
 
 
 @pytest.mark.parametrize("batch", [1, 5])
 @OF_EACH_KIND
-def test_float32_is_the_formulas(kind: str, batch: int) -> None:
+def test_float32_is_the_formulas(kind: str, batch: int, cuda: Make) -> None:
     model = artifact(kind)
     runtime = cuda(model)
     words = some_words(batch, 7)
@@ -54,7 +70,7 @@ def test_float32_is_the_formulas(kind: str, batch: int) -> None:
 
 
 @OF_EACH_KIND
-def test_it_is_the_reference(kind: str) -> None:
+def test_it_is_the_reference(kind: str, cuda: Make) -> None:
     from model.runtimes.reference import ReferenceRuntime
 
     model = artifact(kind, seed=3)
@@ -70,7 +86,7 @@ def test_it_is_the_reference(kind: str) -> None:
 
 
 @OF_EACH_KIND
-def test_saturated_gates_stay_numbers(kind: str) -> None:
+def test_saturated_gates_stay_numbers(kind: str, cuda: Make) -> None:
     model = artifact(kind)
     biases = {name: weight * 1000 for name, weight in model.weights.items() if name.endswith("/b")}
     model = of_weights(model.network, model.weights | biases)
@@ -78,7 +94,7 @@ def test_saturated_gates_stay_numbers(kind: str) -> None:
 
 
 @pytest.mark.parametrize("float16", [False, True])
-def test_a_row_answers_as_if_it_were_alone(float16: bool) -> None:
+def test_a_row_answers_as_if_it_were_alone(float16: bool, cuda: Make) -> None:
     model = artifact("lstm_stack")
     runtime = cuda(model, float16=float16)
     words = some_words(21, 4)  # more than one launch, and the last one filled up
@@ -90,7 +106,7 @@ def test_a_row_answers_as_if_it_were_alone(float16: bool) -> None:
 
 # Fewer words than threads, as many, more; with 3 words, fewer than any recorded width.
 @pytest.mark.parametrize("size", [3, 65, 330, 512, 1300])
-def test_projection_is_the_whole_rows_summed_up(size: int) -> None:
+def test_projection_is_the_whole_rows_summed_up(size: int, cuda: Make) -> None:
     model = artifact("simple_rnn", vocabulary_size=size, embedding_size=4, hidden_size=8)
     runtime = cuda(model)
     hidden, targets = hidden_outputs(model, 4), some_words(4, 1, size)[:, 0]
@@ -103,7 +119,7 @@ def test_projection_is_the_whole_rows_summed_up(size: int) -> None:
         assert_equal(runtime.project(hidden, top_k=top_k), projected(rows, top_k))
 
 
-def test_logits_of_many_rows_are_made_a_block_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_logits_of_many_rows_are_made_a_block_at_a_time(monkeypatch: pytest.MonkeyPatch, cuda: Make) -> None:
     monkeypatch.setattr("model.cuda.network.LOGIT_BYTES", 4 * 304 * 5)
     model = artifact("lstm_stack")
     runtime = cuda(model)
@@ -116,7 +132,7 @@ def test_logits_of_many_rows_are_made_a_block_at_a_time(monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("top_k", [6, 200])
 @pytest.mark.parametrize("rows", [0, 1, 5, 37])
-def test_words_named_row_by_row(rows: int, top_k: int) -> None:
+def test_words_named_row_by_row(rows: int, top_k: int, cuda: Make) -> None:
     model = artifact("lstm_stack")
     runtime = cuda(model)
     hidden = hidden_outputs(model, rows)
@@ -129,7 +145,7 @@ def test_words_named_row_by_row(rows: int, top_k: int) -> None:
         np.testing.assert_allclose(answer.entropies, expected.entropies, atol=1e-4)
 
 
-def test_equally_likely_words_stand_in_the_order_of_ids() -> None:
+def test_equally_likely_words_stand_in_the_order_of_ids(cuda: Make) -> None:
     # 1,500 words of four kinds: more of the best kind than are looked at together.
     for size, kinds in ((700, 4), (5000, 2)):
         b = np.random.default_rng(6).integers(0, kinds, size).astype(np.float32)
@@ -144,14 +160,14 @@ def test_equally_likely_words_stand_in_the_order_of_ids() -> None:
     np.testing.assert_array_equal(among.top_ids, np.tile(expected, (2, 1)))
 
 
-def test_the_likeliest_words_may_all_lie_in_one_threads_part() -> None:
+def test_the_likeliest_words_may_all_lie_in_one_threads_part(cuda: Make) -> None:
     b = np.zeros(4000, np.float32)
     b[7::512] = np.arange(8) + 1
     answer = cuda(projecting(np.zeros((4000, 3)), b)).project(np.zeros((1, 3), np.float32), top_k=9)
     np.testing.assert_array_equal(answer.top_ids[0], [*range(7 + 7 * 512, 0, -512), 0])
 
 
-def test_a_certain_word_leaves_no_entropy() -> None:
+def test_a_certain_word_leaves_no_entropy(cuda: Make) -> None:
     b = np.zeros(100, np.float32)
     b[42] = 1000
     answer = cuda(projecting(np.ones((100, 2)), b)).project(
@@ -163,7 +179,7 @@ def test_a_certain_word_leaves_no_entropy() -> None:
     assert answer.entropies[0] == 0
 
 
-def test_what_is_not_a_number_shows_and_stays_in_its_row() -> None:
+def test_what_is_not_a_number_shows_and_stays_in_its_row(cuda: Make) -> None:
     model = artifact("lstm_stack")
     runtime = cuda(model)
     hidden = hidden_outputs(model, 3)
@@ -175,7 +191,7 @@ def test_what_is_not_a_number_shows_and_stays_in_its_row() -> None:
     np.testing.assert_array_equal(answer.top_ids[[0, 2]], expected.top_ids)
 
 
-def test_a_subset_is_of_the_whole_vocabulary() -> None:
+def test_a_subset_is_of_the_whole_vocabulary(cuda: Make) -> None:
     model = artifact("lstm_stack")
     runtime = cuda(model)
     hidden = hidden_outputs(model, 6)
@@ -190,7 +206,7 @@ def test_a_subset_is_of_the_whole_vocabulary() -> None:
                 np.testing.assert_allclose(answer.log_probabilities, np.log(np.exp(chosen).sum(axis=1)), atol=1e-4)
 
 
-def test_nothing_for_nobody() -> None:
+def test_nothing_for_nobody(cuda: Make) -> None:
     runtime = cuda(artifact("gru"))
     assert [len(tensor) for tensor in runtime.advance(np.empty(0, np.int64), runtime.zero_state(0))] == [0, 0]
     nobody = np.empty((0, 5), np.float32)
@@ -198,9 +214,10 @@ def test_nothing_for_nobody() -> None:
     assert runtime.log_probabilities(nobody).shape == (0, V)
 
 
+@needs_compiler
 def test_a_batch_is_recorded_once_for_each_power_of_two() -> None:
     model = artifact("lstm_stack")
-    runtime = cuda(model)
+    runtime = emulated(model)
     for _ in range(2):
         for batch in (1, 2, 3, 4, 5, 8, 9, 16):
             state = runtime.advance(np.zeros(batch, np.int64), runtime.zero_state(batch))
@@ -208,7 +225,7 @@ def test_a_batch_is_recorded_once_for_each_power_of_two() -> None:
     assert len(runtime._recordings) == 2 * 5
 
 
-def test_what_is_too_large_for_float16_is_refused() -> None:
+def test_what_is_too_large_for_float16_is_refused(cuda: Make) -> None:
     model = artifact("gru")
     model = of_weights(model.network, model.weights | {"output/W": model.weights["output/W"] * np.float32(1e6)})
     with pytest.raises(ValueError, match="does not fit into float16"):
@@ -216,16 +233,18 @@ def test_what_is_too_large_for_float16_is_refused() -> None:
     cuda(model)
 
 
+@needs_compiler
 def test_a_model_that_does_not_fit_is_said_to() -> None:
     with pytest.raises(DeviceMemoryError, match="cuda:0 has no memory left"):
-        cuda(artifact("gru"), memory=5000)
+        emulated(artifact("gru"), memory=5000)
 
 
+@needs_compiler
 def test_without_memory_for_a_recording_it_runs_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     model = artifact("lstm_stack")
     words = some_words(3, 5)
-    expected = consume(cuda(model), words)
-    runtime = cuda(model)
+    expected = consume(emulated(model), words)
+    runtime = emulated(model)
 
     def full(_: object) -> None:
         raise EmulatedDevice.memory_errors[0]("no memory for a graph")

@@ -11,11 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from model.cuda.device import cupy_device
 from model.runtimes.base import DeviceMemoryError
 from model.runtimes.cuda import CudaRuntime
 from model.runtimes.cuda_slab import CudaSlab
 from model.runtimes.residency import HOST, ZERO, Residency
 from model.runtimes.slab import HostSlab, slab_of
+from tests.gpu.device import needs_gpu
 from tests.model.emulated import EmulatedDevice, needs_compiler
 from tests.model.test_cpu_runtime import V, artifact
 
@@ -80,9 +82,15 @@ def test_rows_that_are_forgotten_are_free() -> None:
 # On an emulated device.
 
 
-@pytest.fixture(scope="module")
-def runtime() -> CudaRuntime:
-    return CudaRuntime(artifact("lstm_stack"), EmulatedDevice(), float16=False, most=8)
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(EmulatedDevice, marks=needs_compiler, id="emulated"),
+        pytest.param(lambda: cupy_device(0), marks=needs_gpu, id="on_a_gpu"),
+    ],
+)
+def runtime(request: pytest.FixtureRequest) -> CudaRuntime:
+    return CudaRuntime(artifact("lstm_stack"), request.param(), float16=False, most=8)
 
 
 _NUMBERS = itertools.count()
@@ -97,7 +105,6 @@ _steps = st.lists(
 )
 
 
-@needs_compiler
 @settings(max_examples=40, deadline=None)
 @given(steps=_steps, rows=st.integers(2, SLOTS), seed=st.integers(0, 99))
 def test_it_is_the_host_slab_whatever_is_spilled(runtime: CudaRuntime, steps: Any, rows: int, seed: int) -> None:
@@ -138,7 +145,6 @@ def test_it_is_the_host_slab_whatever_is_spilled(runtime: CudaRuntime, steps: An
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
 
-@needs_compiler
 def test_projections_are_the_runtimes_own(runtime: CudaRuntime) -> None:
     slab = slab_of(runtime, SLOTS)
     assert isinstance(slab, CudaSlab)
@@ -183,7 +189,6 @@ def test_without_memory_one_call_fails_and_the_next_does_not() -> None:
     assert slab.project_words(ids(1), np.arange(V)[None], top_k=3).top_ids.shape == (1, 3)
 
 
-@needs_compiler
 def test_threads_take_turns(runtime: CudaRuntime) -> None:
     slab = CudaSlab(runtime, SLOTS, "threads", 6)
     slab.advance(ids(1), ids(0), ids(1))
