@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
-.PHONY: help serve train-packages test test-pythons fuzz test-crash test-valkey test-harness test-containers check bench bench-page bench-agreement bench-quality soak format secrets requirements clean
+.PHONY: help serve train-packages test test-pythons fuzz test-crash test-valkey test-harness test-containers check bench bench-gpu bench-page bench-agreement bench-quality soak format secrets requirements clean
 
 help: ## what each target does
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -74,6 +74,9 @@ bench-page: $(VENV)/.dev ## the page in a real Chromium: first paint, typing bes
 
 bench-quality: $(VENV)/.dev ## the model against a 5-gram of its own training text: make bench-quality DATA=folder
 	$(BENCHMARKS) quality --data $(DATA) $(BENCH)
+
+bench-gpu: $(VENV)/.bench ## on a machine with a GPU, CuPy and PyTorch: serving and training beside PyTorch (docs/gpu.md)
+	$(BENCHMARKS) gpu $(BENCH)
 
 BENCHMARKS := PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/python -m tests.benchmarks
 

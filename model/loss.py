@@ -75,8 +75,8 @@ class _LinearSoftmaxCrossEntropy(chainer.FunctionNode):
         return (xp.asarray(loss / N, h.dtype),)
 
     def _forward_on_cuda(self, device: Device, inputs: tuple[Array, ...]) -> tuple[Array]:
-        h, W, b, t = inputs
         xp = device.xp
+        h, W, b, t = map(xp.ascontiguousarray, inputs)
         N, V = h.shape[0], W.shape[0]
         rows = max(1, min(N, CUDA_BLOCK_BYTES // (V * h.itemsize)))
         block, losses, targets = xp.empty((rows, V), h.dtype), xp.zeros(N, h.dtype), t.astype(np.int32)

@@ -45,6 +45,7 @@ class Sequence:
         self._W_h[...], self._b[...] = W_h, b
         self._hs[0], self._cells[0] = h0, c0
         gates = self._gates[:T].reshape(T * B, 4 * H)
+        x, W_x = map(self._device.xp.ascontiguousarray, (x, W_x))
         self._device.product(x.reshape(T * B, x.shape[2]), W_x, gates, transpose_b=True)
         self._run(True, T)
         return self._hs[1 : T + 1].copy(), self._hs[T].copy(), self._cells[T].copy()
@@ -54,6 +55,7 @@ class Sequence:
     ) -> tuple[Array | None, ...]:
         """Gradients of x (None unless `with_x`), h0, c0, W_x, W_h and b, of those of hs, h_T and c_T: new arrays."""
         T, B, H, xp = len(x), self._B, self._H, self._device.xp
+        x, W_x = map(xp.ascontiguousarray, (x, W_x))
         self._d_hs[0] = 0
         self._d_hs[1 : T + 1] = 0 if d_hs is None else d_hs
         if d_h is not None:

@@ -7,6 +7,7 @@ import os
 import shlex
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from tests.benchmarks import report
@@ -102,6 +103,12 @@ def _benchmarks(options: argparse.Namespace, command: str) -> dict[str, Callable
         words = min(options.words, 500) if options.quick else options.words
         return quality.run(command, chosen=options.model, data=options.data, words=words)
 
+    def gpu() -> str:
+        from tests.benchmarks import gpu
+
+        write = None if options.quick else partial(report.write, "gpu", file=options.output)
+        return gpu.run(command, quick=options.quick, model=options.model, write=write)
+
     return {
         "engine": engine,
         "adapting": adapting,
@@ -114,6 +121,7 @@ def _benchmarks(options: argparse.Namespace, command: str) -> dict[str, Callable
         "agreement": agreement,
         "soak": soak,
         "quality": quality,
+        "gpu": gpu,
     }
 
 

@@ -29,14 +29,15 @@ SECTIONS = (
     "agreement",
     "quality",
     "soak",
+    "gpu",
 )
 
 PREFACE = """\
 # Benchmarks
 
-Written by `make bench`, `make bench-page`, `make bench-agreement` and `make soak`, a section each time it is measured.
-Contenders take turns within one run, figures are medians over the turns, and a ratio is the median of the ratios of
-each turn: compare the ratios, not the figures of two days.
+Written by `make bench`, `make bench-page`, `make bench-agreement`, `make bench-gpu` and `make soak`, a section each
+time it is measured. Contenders take turns within one run, figures are medians over the turns, and a ratio is the median
+of the ratios of each turn: compare the ratios, not the figures of two days.
 """
 
 _PACKAGES = ("numpy", "onnxruntime", "chainer", "torch", "fastapi", "pydantic", "uvicorn", "uvloop", "litserve")
@@ -139,7 +140,10 @@ def _versions(packages: Sequence[str]) -> list[str]:
 
 
 def _revision() -> str:
-    version = importlib.metadata.version("nextword")
+    try:
+        version = importlib.metadata.version("nextword")
+    except importlib.metadata.PackageNotFoundError:  # run from a copy of the sources
+        version = "not installed"
     git = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude=*"]
     try:
         return f"{version} ({subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()})"

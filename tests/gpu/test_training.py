@@ -23,6 +23,7 @@ from tests.gpu.device import needs_gpu
 from tests.model.training.test_updater import NETWORKS
 
 pytestmark = needs_gpu
+ROOT = Path(__file__).parents[2]
 
 _THINGS = [
     f"{which} {what} {does} ." for which in ("the", "a") for what in ("cat", "dog", "fish") for does in ("sat", "ran")
@@ -91,8 +92,11 @@ def test_a_snapshot_goes_on_on_the_other_device(first: str, second: str, tmp_pat
 
 
 def test_the_command_trains_a_model_that_the_runtimes_agree_on(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "app.cli", "train", "--recipe", "simple-sequence", "--device", "cuda:0"]
-    done = subprocess.run([*command, "--out", str(tmp_path / "out")], capture_output=True, text=True, timeout=300)
+    command = [sys.executable, "-c", "from app.cli import main; main()", "train", "--recipe", "simple-sequence"]
+    out = str(tmp_path / "out")
+    done = subprocess.run(
+        [*command, "--device", "cuda:0", "--out", out], capture_output=True, text=True, timeout=300, cwd=ROOT
+    )
     assert done.returncode == 0, done.stderr
     artifact = Artifact.load(tmp_path / "out" / "model")
     ids = np.array([1, 2, 2, 3, 3, 3, 4, 4])
