@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("nextword")
 
+#: How long a thread may keep the interpreter from another that wants it. The engine needs it for moments between two
+#: products, the event loop has it for milliseconds under load: with Python's 5 ms, one core waits for the other.
+SWITCH_SECONDS = 5e-5
+
 #: Exit status when the service cannot start: settings, model directory, runtime, address.
 CANNOT_START = 2
 
@@ -125,6 +129,7 @@ def serve(settings: Settings) -> None:
             settings.host,
         )
     signal.signal(signal.SIGHUP, lambda *_: _reload(app.keys))
+    sys.setswitchinterval(SWITCH_SECONDS)
     if settings.access_log:
         app.gate.log = logs.RequestLog(settings.log_format)
     app.gate.spans = spans.configured()
