@@ -265,14 +265,18 @@ class Engine:
         # The outputs before the words, where somebody needs them: a state may be overwritten by the one after it.
         needed = [row for row, job in enumerate(jobs) if job.scores_next or job.cache is not None]
         hidden = self.states.read_hidden(sources[needed]) if needed else _NO_HIDDEN
+        # Before anything has changed: caches are values, and if the states cannot move on, the old ones count.
+        caches = [
+            None if cache is None else cache.after(key, jobs[row].ids[jobs[row].cursor])
+            for row, key, cache in zip(needed, keys_of(hidden), (jobs[row].cache for row in needed), strict=True)
+        ]
         self.states.slab.advance(ids, sources, slots)
-        for before, key, row in zip(hidden, keys_of(hidden), needed, strict=True):
-            job, id = jobs[row], int(ids[row])
+        for row, before, cache in zip(needed, hidden, caches, strict=True):
+            job = jobs[row]
             if job.scores_next:
                 index = job.cursor - (job.score_from or 0)
-                self._unscored.append(_Scored(job, index, id, before.copy(), job.cache))
-            if job.cache is not None:
-                job.cache = job.cache.after(key, id)
+                self._unscored.append(_Scored(job, index, job.ids[job.cursor], before.copy(), job.cache))
+            job.cache = cache
         for job in jobs:
             job.cursor += 1
 

@@ -199,6 +199,8 @@ class Cache:
         if len(content) != packed_bytes(count, width):
             raise ValueError(f"{len(content)} bytes are no {count} pairs with hidden outputs of {width} values")
         words = np.frombuffer(content, _WORD, count)
+        if words.max(initial=0) > np.iinfo(np.int32).max:
+            raise ValueError(f"the cache names the word {words.max()}")
         keys = np.frombuffer(content, np.int8, offset=words.nbytes).reshape(count, width)
         if keys.min(initial=0) < -STEPS:
             raise ValueError(f"the cache holds values below -{STEPS}")

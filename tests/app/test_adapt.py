@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from app import state_file
 from app.history import STRIDE
 from app.main import create_app
 from app.settings import Settings
@@ -268,6 +269,39 @@ async def test_as_is_best_for_the_model_where_nothing_is_configured() -> None:
     settings = Settings(adapt=True, adapt_weight=0.5)
     app = create_app(settings, runtime=FakeRuntime(), artifact=replace(artifact(), adaptation=best))
     assert app.state.service.new_cache(None).adaptation == Adaptation(7, 2.5, 0.5)
+
+
+async def test_made_up_files_are_refused(service: Running) -> None:
+    session = await opened(service, words=TEXT)
+    file = state_file.decode(await exported(service, session))
+    assert file.cache is not None
+    content = file.cache.content
+    for changed, said in (
+        (replace(file.cache, pairs=3), "not 3 of them"),
+        (replace(file.cache, content=content[:-1]), "are no 4 pairs"),
+        (replace(file.cache, content=b"\xff\xff\xff\xff" + content[4:]), "the word 4294967295"),
+        (replace(file.cache, content=b"\xff\xff\0\0" + content[4:]), "names the word 65535"),
+        (replace(file.cache, content=content[4:8] + content[4:]), "other words than the session"),
+        (replace(file.cache, content=content[:-1] + b"\x80"), "below -127"),
+    ):
+        response = await bring(service, state_file.encode(replace(file, cache=changed)))
+        assert (response.status_code, said in response.json()["detail"]) == (400, True), response.text
+    assert len(service.service.store) == 1
+
+
+async def test_a_step_that_fails_leaves_what_a_session_remembers_as_it_was(service: Running) -> None:
+    sessions = [await opened(service, words=TEXT[:number]) for number in (7, 8, 9)]
+    service.runtime.poisoned = WORDS.index("gone")
+    replies = await asyncio.gather(
+        service.predict(session_id=sessions[0], words=["cat", "gone", "cat"]),
+        service.predict(session_id=sessions[1], words=["cat", "dog", "cat"]),
+        service.predict(session_id=sessions[2], words=["gone"]),
+    )
+    assert [reply.status_code for reply in replies] == [500, 200, 500]
+    service.runtime.poisoned = None
+    await assert_adapted(service, sessions[0], TEXT[:7])
+    await assert_adapted(service, sessions[1], [*TEXT[:8], "cat", "dog", "cat"])
+    await assert_adapted(service, sessions[2], TEXT[:9])
 
 
 @pytest.mark.parametrize(

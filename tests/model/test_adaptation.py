@@ -112,6 +112,8 @@ def test_bytes_that_are_no_cache_are_refused() -> None:
     ):
         with pytest.raises(ValueError, match="pairs"):
             Cache.unpack(adaptation, given_bytes, count=count, width=H, position=position)
+    with pytest.raises(ValueError, match="the word 4294967295"):
+        Cache.unpack(adaptation, b"\xff" * 4 + content[4:], count=4, width=H, position=9)
     broken = content[:-1] + b"\x80"
     with pytest.raises(ValueError, match="below -127"):
         Cache.unpack(adaptation, broken, count=4, width=H, position=9)
