@@ -6,6 +6,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -49,8 +50,14 @@ def folder() -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def engine(packages: Mirror, folder: Path) -> Iterator[Engine]:
-    """An engine with the base image and the CPU image."""
-    with running_engine() as it:
+    """An engine with the base image and the CPU image; skips where none starts, but not in continuous integration."""
+    with ExitStack() as stack:
+        try:
+            it = stack.enter_context(running_engine())
+        except AssertionError as error:
+            if os.environ.get("CI"):
+                raise
+            pytest.skip(f"no engine starts here: {error}")
         images.make_base(it, packages, folder)
         images.make_cpu(it)
         yield it

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,6 @@ class Engine:
             "PATH": f"/usr/bin:/usr/sbin:{os.environ['PATH']}",
             "DOCKER_HOST": f"unix://{folder}/socket",
             "DOCKER_CONFIG": str(folder / "client"),
-            "DOCKER_BUILDKIT": "1",
         }
         self._log = (folder / "log").open("wb")
         self._daemon = subprocess.Popen(
@@ -104,19 +104,19 @@ class Engine:
     def stop(self) -> None:
         """End all containers and the engine, and unmount what it mounted."""
         if self._daemon.poll() is None:
-            try:
+            with suppress(AssertionError, subprocess.TimeoutExpired):  # what is left is for the engine itself to end
                 containers = self.docker("ps", "--all", "--quiet").split()
                 if containers:
                     self.docker("rm", "--force", "--volumes", *containers)
                 self.docker("network", "prune", "--force")
-            except (AssertionError, subprocess.TimeoutExpired):
-                pass  # the rest is for the engine itself to end
             self._daemon.terminate()
             try:
                 self._daemon.wait(30)
             except subprocess.TimeoutExpired:
                 self._daemon.kill()
                 self._daemon.wait(30)
+                with suppress(OSError, ValueError):
+                    os.kill(int((self._folder / "exec/containerd/containerd.pid").read_text()), signal.SIGKILL)
         self._log.close()
         mounts = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
         for mount in reversed(mounts):

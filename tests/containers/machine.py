@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import re
 import subprocess
 import sys
@@ -35,24 +36,19 @@ class Mirror:
 
 
 def mirror() -> Mirror:
-    """The first of apt's sources that is a distribution, neither its updates nor somebody's additions to it."""
-    command = [
-        "apt-get",
-        "indextargets",
-        "--format",
-        "$(SITE)|$(RELEASE)|$(COMPONENT)|$(ORIGIN)",
-        "Created-By: Packages",
-    ]
+    """The distribution itself among apt's sources: neither its updates nor somebody's additions to it."""
+    suite = platform.freedesktop_os_release()["VERSION_CODENAME"]
+    command = ["apt-get", "indextargets", "--format", "$(SITE)|$(RELEASE)|$(COMPONENT)", "Created-By: Packages"]
     lines = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.splitlines()
-    found: dict[tuple[str, str], list[str]] = {}
+    found: dict[str, list[str]] = {}
     for line in lines:
-        url, suite, component, origin = line.split("|")
-        if origin in ("Debian", "Ubuntu") and "-" not in suite and component in ("main", "universe"):
-            found.setdefault((url, suite), []).append(component)
+        url, release, component = line.split("|")
+        if release == suite and component in ("main", "universe"):
+            found.setdefault(url.rstrip("/"), []).append(component)
     if not found:
-        raise LookupError("apt knows no distribution here: run apt-get update")
-    (url, suite), components = next(iter(found.items()))
-    return Mirror(url.rstrip("/"), suite, tuple(dict.fromkeys(components)))
+        raise LookupError(f"apt has no source of {suite}: {lines}")
+    url, components = next(iter(found.items()))
+    return Mirror(url, suite, tuple(dict.fromkeys(components)))
 
 
 def pip_configuration() -> str:
