@@ -208,3 +208,17 @@ async def test_prometheus_finds_every_replica(deployment: Deployment) -> None:
 
     await eventually(lambda: deployment.healthy(prometheus), 60, "Prometheus is healthy")
     await eventually(lambda: len(up()) == 2, 60, "it has asked both")
+
+
+def test_one_service_keeps_its_sessions_over_a_restart(deployment: Deployment) -> None:
+    deployment.compose("up", "--detach", "--no-build", "nextword")
+    (container,) = deployment.containers("nextword")
+    until(lambda: deployment.healthy(container), 60, "it is healthy")
+    with httpx2.Client(base_url=deployment.address("NEXTWORD_PORT"), timeout=20) as client:
+        opened = client.post("/v1/predict", json={"text": "I would like a cup"}).json()
+        deployment.compose("restart", "--timeout", "40", "nextword")
+        until(lambda: deployment.healthy(container), 60, "it is healthy again")
+        body = {"session_id": opened["session_id"], "text": "of", "position": opened["position"]}
+        reply = client.post("/v1/predict", json=body)
+        assert reply.status_code == 200, reply.text
+        assert reply.json()["position"] == 6
