@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.containers import images
-from tests.containers.engine import Engine
+from tests.containers.engine import Engine, scratch
 from tests.containers.engine import engine as running_engine
 from tests.containers.machine import Mirror, mirror
 from tests.containers.rendered import rendered
@@ -43,9 +42,8 @@ _PATH = f"/usr/bin:/usr/sbin:{os.environ.get('PATH', '')}"
 @pytest.fixture(scope="session")
 def folder() -> Iterator[Path]:
     """For what is large and need not be looked at afterwards."""
-    place = Path(tempfile.mkdtemp(prefix="nextword-containers-"))
-    yield place
-    shutil.rmtree(place, ignore_errors=True)
+    with scratch("containers") as place:
+        yield place
 
 
 @pytest.fixture(scope="session")
