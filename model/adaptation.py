@@ -218,7 +218,8 @@ def keys_of(hidden: Floats) -> Keys:
     >>> keys_of(np.array([[1.0, -0.5, 0.003]], np.float32)).tolist()
     [[127, -64, 0]]
     """
-    keys: Keys = np.rint(np.clip(hidden, -1, 1) * np.float32(STEPS)).astype(np.int8)
+    with np.errstate(invalid="ignore"):  # what is not a number is noticed by who asks for probabilities
+        keys: Keys = np.rint(np.clip(hidden, -1, 1) * np.float32(STEPS)).astype(np.int8)
     return keys
 
 

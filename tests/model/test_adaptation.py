@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.adaptation import MARGIN, Adaptation, Cache, packed_bytes
+from model.adaptation import MARGIN, Adaptation, Cache, keys_of, packed_bytes
 
 H = 3
 
@@ -117,3 +117,12 @@ def test_bytes_that_are_no_cache_are_refused() -> None:
     broken = content[:-1] + b"\x80"
     with pytest.raises(ValueError, match="below -127"):
         Cache.unpack(adaptation, broken, count=4, width=H, position=9)
+
+
+def test_keys_are_hidden_outputs_in_127_steps_either_way() -> None:
+    hidden = np.random.default_rng(0).uniform(-1, 1, (20, 30)).astype(np.float32)
+    keys = keys_of(hidden)
+    assert keys.dtype == np.int8
+    np.testing.assert_allclose(keys / 127, hidden, atol=0.5 / 127 + 1e-6)
+    assert keys_of(np.array([[-1, 1, 5, -5]], np.float32)).tolist() == [[-127, 127, 127, -127]]
+    assert keys_of(np.full((1, 2), np.nan, np.float32)).shape == (1, 2), "others notice"
