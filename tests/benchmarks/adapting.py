@@ -17,7 +17,7 @@ CONTENDERS = ("engine", "engine-adapting")
 BATCHES = (1, 8, 64, 128)
 #: The batch that the aim is for.
 AIMED_AT = 64
-_EFFORT = Effort(rounds=15, seconds=0.15, steps=3)
+_EFFORT = Effort(rounds=9, seconds=0.15, steps=3)
 
 
 def measure(model: Path, threads: int, effort: Effort) -> dict[str, dict[int, list[float]]]:
