@@ -127,7 +127,9 @@ def of_validation(error: ValidationError) -> Problem:
     errors = error.errors(include_url=False, include_context=False, include_input=False)
     if errors[0]["type"] == "json_invalid":
         return Problem(400, "not-json", errors[0]["msg"])
-    items = [{"field": _field(item["loc"]), "message": item["msg"]} for item in errors[:20]]
+    items = [
+        {"field": _field(item["loc"]), "message": item["msg"].removeprefix("Value error, ")} for item in errors[:20]
+    ]
     detail = "; ".join(f"{item['field']}: {item['message']}" for item in items)
     return Problem(422, "invalid-field", detail, fields={"errors": items})
 

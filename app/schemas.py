@@ -143,11 +143,11 @@ class GenerateRequest(WordsRequest):
         description="The same one gives the same words.",
         json_schema_extra=EXACT,
     )
-    stop: list[Word] | None = Field(
+    stop: list[Annotated[str, Field(min_length=1, max_length=1000)]] | None = Field(
         default=None,
         max_length=MAX_STOPS,
-        description="Words to stop before: they are neither in the reply nor consumed. <eos>, the end of a line, is a "
-        "word like others.",
+        description="Words, or texts by their words, to stop before: they are neither in the reply nor consumed. "
+        '<eos>, or "\\n", is the end of a line, a word like others.',
     )
     stream: bool = Field(default=False, description="One server-sent event a word, and `done` at last.")
 

@@ -120,8 +120,12 @@ class Generate:
 
 
 def order_of(service: Service, request: GenerateRequest) -> Order:
-    """What the request orders. A stop word that is not in the vocabulary is never said, so it stops nothing."""
-    id_of = service.tokenizer.id_of
-    stop = sorted({id for id in map(id_of, request.stop or ()) if id is not None})
-    sampling = Sampling(request.temperature, request.top_k, request.top_p)
-    return Order(request.max_words, sampling, request.seed, tuple((id,) for id in stop))
+    """What the request orders. A stop with a word that is not in the vocabulary is never said, so it stops nothing."""
+    tokenizer = service.tokenizer
+
+    def words(stop: str) -> tuple[int, ...]:
+        id = tokenizer.id_of(stop)
+        return tuple(tokenizer.encode(stop).ids.tolist()) if id is None else (id,)
+
+    stops = tuple(sorted({ids for ids in map(words, request.stop or ()) if ids}))
+    return Order(request.max_words, Sampling(request.temperature, request.top_k, request.top_p), request.seed, stops)

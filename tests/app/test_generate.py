@@ -146,6 +146,25 @@ async def test_the_end_of_a_line_is_a_word_like_others(service: Running) -> None
     assert stopped["words"] == reply["words"][: reply["words"].index("<eos>")]
 
 
+async def test_what_is_no_single_word_stops_as_the_text_that_it_is(service: Running) -> None:
+    whole = (await generate(service, text="the", max_words=300, temperature=100, seed=2))["words"]
+    line = await generate(service, text="the", max_words=300, temperature=100, seed=2, stop=["\n"])
+    assert line["words"] == whole[: whole.index("<eos>")]
+    place = next(i for i, word in enumerate(whole) if i > 3 and word not in whole[:i])
+    blank = await generate(service, text="the", max_words=300, temperature=100, seed=2, stop=[f" {whole[place]}"])
+    assert blank["words"] == whole[:place]
+    place = next(i for i in range(4, 99) if "<eos>" not in whole[i : i + 2] and whole[i] not in whole[:i])
+    several = await generate(
+        service,
+        text="the",
+        max_words=300,
+        temperature=100,
+        seed=2,
+        stop=["never heard", " ".join(whole[place : place + 2])],
+    )
+    assert several["words"] == whole[:place]
+
+
 async def test_no_words_are_asked_for(service: Running) -> None:
     reply = await generate(service, text="the cat", max_words=0)
     assert (reply["words"], reply["text"], reply["position"], reply["finish_reason"]) == ([], "", 2, "length")
@@ -474,6 +493,7 @@ async def test_slow_reader_holds_up_nobody_and_makes_nothing_pile_up(monkeypatch
         ("seed", 1.5),
         ("stop", "the"),
         ("stop", [""]),
+        ("stop", ["x" * 1001]),
         ("stop", ["the"] * 65),
         ("stream", 1),
         ("keep", False),
