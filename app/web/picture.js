@@ -11,7 +11,7 @@ export class Picture {
 	#unrolled;
 	#places;
 	#compared = ""; // the word, and the beginning of the next, that were last compared
-	#drawing = false;
+	#drawing = null; // the promise of its end
 
 	/** now() is {text, reader}; places: {fresh, alone}, a list and what stands above it. */
 	constructor(now, unrolled, places) {
@@ -21,9 +21,11 @@ export class Picture {
 	}
 
 	/** What is drawn already is not asked for again. A refusal is told by who asks next. */
-	async draw() {
-		if (this.#drawing) return;
-		this.#drawing = true;
+	draw() {
+		return (this.#drawing ??= this.#follow());
+	}
+
+	async #follow() {
 		try {
 			for (let before = null; before !== this.#stand; ) {
 				before = this.#stand;
@@ -34,7 +36,7 @@ export class Picture {
 		} catch (error) {
 			if (error.status === undefined) throw error;
 		} finally {
-			this.#drawing = false;
+			this.#drawing = null;
 		}
 	}
 

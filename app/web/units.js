@@ -18,8 +18,7 @@ export function pointing(unrolled, place, readout, course) {
 	function leave() {
 		at = null;
 		mark(-1);
-		readout.textContent = "";
-		course.setAttribute("viewBox", "0 9 1 1"); // nothing is in sight there
+		readout.textContent = ""; // and without it there is no course
 	}
 
 	function point(position, layer, asked) {

@@ -85,6 +85,7 @@ def test_axe_finds_nothing_in_trouble_either(open_page: Open, kind: str, scheme:
 def test_long_words_fit_the_narrowest_phone(open_page: Open, width: int) -> None:
     page = open_page(viewport={"width": width, "height": 844}, has_touch=True, is_mobile=True, reduced_motion="reduce")
     shoot(page, f"empty-{width}")
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     write(page, f"the cat {'Donaudampfschifffahrtsgesellschaft' * 4} sat ", 4)
     page.locator("#written button").nth(2).click()
     expect(page.locator("#inspected")).to_contain_text("Expected there")
