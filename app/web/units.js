@@ -28,8 +28,8 @@ export function pointing(unrolled, place, readout, course) {
 		const line = Math.min(Math.max(asked, 0), values.length - 1);
 		at = { layer, line };
 		mark(layer);
-		place.style.setProperty("--line", line);
-		place.style.setProperty("--lines", values.length);
+		place.style.setProperty("--at", line);
+		place.style.setProperty("--of", values.length);
 		const [first, last] = [line, line + 1].map((edge) => Math.floor((edge * size) / values.length));
 		const units = last - first > 1 ? `units ${first + 1}–${last} (their mean)` : `unit ${first + 1}`;
 		const all = steps.map(({ layers }) => layers[layer].values[line]);

@@ -32,8 +32,14 @@ def test_pointing_at_a_strip_tells_the_unit_and_its_value(page: Page) -> None:
     box = strip.bounding_box()
     assert box is not None
     readout = page.locator("#unit")
+    border = strip.evaluate("strip => getComputedStyle(strip).borderTopColor")
     for line in (0, 3, 5):
-        page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] * (line + 0.5) / 6)
+        there = box["y"] + box["height"] * (line + 0.5) / 6
+        page.mouse.move(box["x"] + box["width"] / 2, there)
+        frame = strip.locator(".unit").bounding_box()
+        assert frame is not None
+        assert frame["y"] <= there <= frame["y"] + frame["height"]
+        assert strip.evaluate("strip => getComputedStyle(strip).borderTopColor") == border
         value, before = signed(states[1][0][line]), signed(states[0][0][line])
         expect(readout).to_have_text(f"Layer 1, unit {line + 1} of 6: {value} after “cat”, before it {before}")
     expect(page.locator("#unrolled .pointed")).to_have_count(3)  # the same unit at every step
