@@ -231,18 +231,24 @@ class Scheduler:
             return
         self._loop.call_soon_threadsafe(self._loaded, None)
         while self._gather():
-            try:
-                over = self.engine.tick()
-            except BaseException as error:
-                over = self._fail(error)
-            heard = self.engine.heard
-            if heard:
-                self.engine.heard = []
-                self._loop.call_soon_threadsafe(_set, heard)
-            if over:
-                self._loop.call_soon_threadsafe(self._deliver, over)
+            self._step()
         over = self.engine.give_up(UnavailableError(_REASONS[Status.STOPPED]))
         self._loop.call_soon_threadsafe(self._deliver, over)
+
+    def _step(self) -> None:
+        """One step, and everybody told of it. When this is left, nothing is held of the jobs that are over: small as
+        they are, they would keep the memory that lies around them from being given back as long as the thread sleeps.
+        """
+        try:
+            over = self.engine.tick()
+        except BaseException as error:
+            over = self._fail(error)
+        heard = self.engine.heard
+        if heard:
+            self.engine.heard = []
+            self._loop.call_soon_threadsafe(_set, heard)
+        if over:
+            self._loop.call_soon_threadsafe(self._deliver, over)
 
     def _gather(self) -> bool:
         """Let everybody who is waiting join; sleep while there is nobody. False: it is over."""

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
+import gc
 import logging
 import os
+import sys
 import time
 from array import array
 from collections import Counter
@@ -412,6 +415,7 @@ class Service:
                     await asyncio.sleep(0)  # the requests in between go on
                 if self._cleared > max(TRIM_SESSIONS, len(self.store)):
                     self.scheduler.states.trim()
+                    _give_back()
                     self._cleared = 0
             except StoreAwayError:
                 continue  # it has said so itself
@@ -434,6 +438,15 @@ class _Turn:
 
     async def __aexit__(self, *_: object) -> None:
         self._turns.end(self._session_id)
+
+
+def _give_back() -> None:
+    """To the operating system: what the interpreter and the C library hold on to without using it."""
+    gc.collect()
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc has it, musl has not
+        if trim is not None:
+            trim(0)
 
 
 def _asked(job: Job) -> Scores | None:

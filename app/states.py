@@ -76,7 +76,7 @@ class States:
     def trim(self) -> None:
         """Give the memory of free slots back to the operating system, as far as many lie side by side."""
         free = np.sort(np.array(self._free, dtype=np.int64))
-        self._free = array("q", free[::-1].tolist())
+        self._free = array("q", free[::-1].tobytes())
         self.slab.trim(free)
 
     def share(self, slot: int) -> int:
