@@ -23,6 +23,7 @@ Kernel = Callable[..., None]
 # From cuBLAS's and CUDA's headers, where these values cannot change any more.
 _NOT_TRANSPOSED, _TRANSPOSED, _DEFAULT_ALGORITHM = 0, 1, -1
 _HOST_TO_DEVICE, _DEVICE_TO_HOST = 1, 2
+_ERROR_MEMORY_ALLOCATION = 2
 _R = {"f": 0, "d": 1, "e": 2}  # CUDA_R_32F, CUDA_R_64F, CUDA_R_16F
 _COMPUTE_32F, _COMPUTE_64F, _COMPUTE_32F_FAST_TF32 = 68, 70, 77
 # CuPy's COMPUTE_TYPE_DEFAULT and COMPUTE_TYPE_TF32.
@@ -172,7 +173,7 @@ class CupyDevice:
             try:
                 graph = stream.end_capture()
             except self.xp.cuda.runtime.CUDARuntimeError as error:
-                if error.status == self.xp.cuda.runtime.errorMemoryAllocation:
+                if error.status == _ERROR_MEMORY_ALLOCATION:
                     raise MemoryError(f"no memory for a CUDA graph: {error}") from error
                 raise
         replay: Callable[[], None] = graph.launch

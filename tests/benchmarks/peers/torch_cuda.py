@@ -54,7 +54,7 @@ class TorchSteps:
             self._steps[batch] = self._recorded(batch)
         return self._steps[batch]
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def _recorded(self, batch: int) -> Callable[[Ids], object]:
         ids = torch.zeros(batch, dtype=torch.int64, device=DEVICE)
         sent = torch.zeros(batch, dtype=torch.int64).pin_memory()
