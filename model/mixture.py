@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,13 +44,14 @@ def project_words(runtime: Runtime, hidden: Floats, caches: Caches, words: Ids, 
     model = runtime.project_words(hidden, asked, top_k=top_k)
     masses = found.masses(hidden[rows]) if summing is None else summing.result()
     of_words = model.log_probabilities[:, :N].copy()
-    of_words[rows] = found.mixed(of_words[rows], found.masses_of(masses, words[rows]))
-    log_p = model.log_probabilities[rows, N:].astype(np.float64)  # (A, G), of the words of the caches
-    mixed = found.mixed(log_p, masses)
+    of_words[rows] = _mixed(of_words[rows] + found.log_rest, found.masses_of(masses, words[rows])).logarithms
+    mixed = _mixed(model.log_probabilities[rows, N:] + found.log_rest, masses)  # the words of the caches, (A, G)
     top_ids, top_values = model.top_ids.copy(), model.top_log_probabilities.copy()
-    top_ids[rows], top_values[rows] = _likeliest(found, top_ids[rows], top_values[rows], mixed.astype(np.float32))
+    top_ids[rows], top_values[rows] = _likeliest(
+        found, top_ids[rows], top_values[rows], mixed.logarithms.astype(np.float32)
+    )
     entropies = model.entropies.copy()
-    entropies[rows] = _entropies(found, entropies[rows].astype(np.float64), log_p, mixed)
+    entropies[rows] = _entropies(found, entropies[rows], mixed)
     return WordsProjection(top_ids, top_values, entropies, of_words)
 
 
@@ -164,10 +166,22 @@ class _Adapting:
             found[:, column] = (masses * (self.words == words[:, column, None])).sum(axis=1)
         return found
 
-    def mixed(self, log_p: NDArray[np.floating], masses: Doubles) -> Doubles:
-        """log p' of words (A, N) with these log p and m_w."""
-        rest = log_p + self.log_rest
-        return np.where(masses > 0, np.log(np.exp(rest) + masses), rest)
+
+class _Mixed(NamedTuple):
+    """Of some words (A, N): log (1 - weight) p, the same as p, and p' as it is and as a logarithm."""
+
+    log_rest: Doubles
+    rest: Doubles
+    probabilities: Doubles
+    logarithms: Doubles
+
+
+def _mixed(log_rest: Doubles, masses: Doubles) -> _Mixed:
+    rest = np.exp(log_rest)
+    probabilities = rest + masses
+    with np.errstate(divide="ignore"):  # of what is too unlikely for a float, and is not taken
+        logarithms = np.log(probabilities)
+    return _Mixed(log_rest, rest, probabilities, np.where(masses > 0, logarithms, log_rest))
 
 
 def _adapting(caches: Caches) -> _Adapting | None:
@@ -186,16 +200,16 @@ def _adapting(caches: Caches) -> _Adapting | None:
     return _Adapting(rows, found, words, there, weights, log_rest)
 
 
-def _entropies(found: _Adapting, entropies: Doubles, log_p: Doubles, mixed: Doubles) -> Doubles:
-    """(A,) from the model's: of the words that no cache has, sum p log p is what is left of it.
+def _entropies(found: _Adapting, entropies: Floats, mixed: _Mixed) -> Doubles:
+    """(A,), from the model's (A,): in the sum over all words (1 - weight) p is put right where a cache has the word.
 
-    sum over those of p' log p' = (1 - weight) (log(1 - weight) sum p + sum p log p).
+    - sum (1 - weight) p log((1 - weight) p) = (1 - weight) (H - log(1 - weight)).
     """
-    p = np.where(found.there, np.exp(log_p), 0)
-    of_mixed = np.where(found.there, np.exp(mixed), 0)
     log_rest = found.log_rest[:, 0]
-    others = log_rest * (1 - p.sum(axis=1)) - entropies - (p * log_p).sum(axis=1)
-    entropy: Doubles = np.maximum(-np.exp(log_rest) * others - (of_mixed * mixed).sum(axis=1), 0)
+    of_all = np.exp(log_rest) * (entropies - log_rest)
+    changes = mixed.rest * mixed.log_rest - mixed.probabilities * mixed.logarithms
+    changes[~found.there] = 0
+    entropy: Doubles = np.maximum(of_all + changes.sum(axis=1), 0)
     return entropy
 
 
@@ -217,5 +231,8 @@ def _likeliest(found: _Adapting, top_ids: Ids, top_values: Floats, mixed: Floats
     top_values[both] = -np.inf
     ids = np.concatenate([own_ids, top_ids], axis=1)
     values = np.concatenate([own_values, top_values], axis=1)
-    order = np.lexsort((ids, -values), axis=1)[:, :K]
-    return np.take_along_axis(ids, order, axis=1), np.take_along_axis(values, order, axis=1)
+    # One integer each, that of -log p' before the id: those of positive floats are in the order of the floats.
+    order = (-values).view(np.int32).astype(np.int64) << 32 | ids.clip(0)
+    order.sort(axis=1)
+    order = order[:, :K]
+    return order & 0xFFFFFFFF, -(order >> 32).astype(np.int32).view(np.float32)

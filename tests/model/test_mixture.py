@@ -194,6 +194,21 @@ def test_the_likeliest_are_exact_where_many_are_equally_likely(
     np.testing.assert_allclose(named.entropies, -(np.exp(whole) * whole).sum(axis=1), atol=1e-5)
 
 
+def test_words_that_the_model_holds_for_impossible() -> None:
+    runtime = Tied([0, -2000, -2000, 1])
+    cache = Cache(Adaptation(1, 0.5, 0.25))
+    for word in (1, 2):  # the first is no longer remembered
+        cache = cache.after(np.full(5, 127, np.int8), word)
+    hidden, words = np.ones((1, 5), np.float32), np.arange(4)[None]
+    named = mixture.project_words(runtime, hidden, [cache], words, top_k=4)
+    p = np.array([np.exp(0), 0, 0, np.e]) / (1 + np.e) * 0.75 + [0, 0, 0.25, 0]
+    np.testing.assert_allclose(np.exp(named.log_probabilities[0]), p, atol=1e-7)
+    assert named.log_probabilities[0, 1] == pytest.approx(-2000, abs=2)
+    assert named.top_ids.tolist() == [[3, 2, 0, 1]]
+    possible = p[p > 0]
+    assert named.entropies[0] == pytest.approx(-(possible * np.log(possible)).sum(), abs=1e-6)
+
+
 def test_a_whole_text_word_by_word() -> None:
     runtime = CpuRuntime(artifact("gru"), quantised=False)
     adaptation = Adaptation(60, 3, 0.3)
