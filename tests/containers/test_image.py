@@ -108,6 +108,7 @@ def test_nothing_of_this_machine_is_in_it(engine: Engine, packages: Mirror, fold
                             found[file.name] = here
     archive.unlink()
     assert seen > 5000  # or it was not the image that was read
+    assert traces.found_in(b"/" + bytes(ROOT) + b"/app")  # or nothing would ever be found
     assert found == {}
 
 
