@@ -1,8 +1,10 @@
-"""A client's connection: uvicorn's, but for two things that cost more than it takes to put a reply together.
+"""A client's connection: uvicorn's, but for two things that cost more than it takes to put a reply together, and one
+that has no limit there.
 
 - ASGI hands over a reply in two messages, and uvicorn writes each as it comes: a second system call, a second packet,
   a client that wakes up twice. Here the head of a reply leaves together with its body.
 - That a client has left is called out, see `app.requests.Presence`, so that no task need wait for it.
+- uvicorn keeps all that comes before a body and after it, however long; here that ends the connection.
 """
 
 from __future__ import annotations
@@ -12,7 +14,11 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from app import problems
 from app.requests import EXTENSION, Presence
+
+#: The most bytes of a request's first line and headers, and of what else is no body; the last read may go past it.
+LONGEST_HEAD = 1 << 16
 
 
 class Transport(asyncio.Transport):
@@ -53,8 +59,34 @@ class Connection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self.transport: Transport = Transport(transport)
+        self._pending = 0  # bytes that came since the last head was complete, or the last part of a body was there
         self._presence = Presence()
         self._extensions: dict[str, dict[object, object]] = {EXTENSION: {Presence: self._presence}}
+
+    def data_received(self, data: bytes) -> None:
+        if self._pending > LONGEST_HEAD:
+            self._refuse()
+            return
+        self._pending += len(data)
+        super().data_received(data)
+
+    def on_headers_complete(self) -> None:
+        self._pending = 0
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._pending = 0
+        super().on_body(body)
+
+    def _refuse(self) -> None:
+        if not self.transport.is_closing():
+            body = bytes(problems.head_too_large(LONGEST_HEAD).response().body)
+            head = (
+                "HTTP/1.1 431 Request Header Fields Too Large\r\n"
+                f"content-type: {problems.MEDIA_TYPE}\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n"
+            )
+            self.transport.write(head.encode("ascii") + body)
+            self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)

@@ -39,6 +39,7 @@ _TITLES = {
     415: "Unsupported media type",
     422: "Invalid field",
     429: "Too many requests",
+    431: "Too large",
     500: "Internal error",
     503: "Unavailable",
 }
@@ -94,6 +95,11 @@ def body_too_large(limit: int) -> Problem:
     # The rest of the body is not read, so the connection is of no use any more.
     detail = f"the body is larger than {limit} bytes, the most that is accepted"
     return Problem(413, "body-too-large", detail, headers={"connection": "close"}, fields={"limit": limit})
+
+
+def head_too_large(limit: int) -> Problem:
+    detail = f"the first line and the headers of the request are longer than {limit} bytes, the most that is accepted"
+    return Problem(431, "head-too-large", detail, fields={"limit": limit})
 
 
 def too_many_words(count: int, limit: int) -> Problem:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import json
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, suppress
 
 import pytest
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn import Config
 from uvicorn.server import ServerState
 
-from app.connection import Connection
+from app.connection import LONGEST_HEAD, Connection
 from app.requests import Watch
 
 pytestmark = pytest.mark.anyio
@@ -176,3 +177,76 @@ async def test_what_is_no_longer_watched_is_left_alone() -> None:
         await watched.wait()
         writer.close()
         await over.wait()
+
+
+async def answered(_scope: Scope, receive: Receive, send: Send) -> None:
+    """An application that reads what there is, and says so."""
+    while (await receive()).get("more_body"):
+        pass
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+    await send({"type": "http.response.body", "body": b"ok"})
+
+
+def endless(name: str) -> Iterator[bytes]:
+    """What a client sends that never comes to an end with its head, or with what may follow a body."""
+    start, a, few = b"POST / HTTP/1.1\r\n", b"a" * 30_000, b"".join(b"x-%d: a\r\n" % number for number in range(2000))
+    beginning, more = {
+        "url": (b"POST /", a),
+        "name of a header": (start + b"x", a),
+        "value of a header": (start + b"x: ", a),
+        "headers": (start, few),
+        "trailers": (start + b"transfer-encoding: chunked\r\n\r\n0\r\n", few),
+        "extension of a chunk": (start + b"transfer-encoding: chunked\r\n\r\n1;", a),
+    }[name]
+    yield beginning
+    while True:
+        yield more
+
+
+@pytest.mark.parametrize(
+    "name", ["url", "name of a header", "value of a header", "headers", "trailers", "extension of a chunk"]
+)
+async def test_nothing_but_a_body_may_be_long(name: str) -> None:
+    """Else one connection, of anybody, could fill the memory: uvicorn keeps all of it."""
+    async with connected(answered) as (reader, writer, _):
+        sent = 0
+        with suppress(ConnectionError):
+            for part in endless(name):
+                assert sent < 20_000_000, "it is taken without an end"
+                writer.write(part)
+                await writer.drain()
+                sent += len(part)
+                if reader.at_eof():
+                    break
+        with suppress(ConnectionError):
+            answer = await reader.read()
+            assert not answer or b"HTTP/1.1 431 " in answer
+
+
+async def test_a_head_that_is_too_long_is_told_so() -> None:
+    async with connected(answered) as (reader, writer, _):
+        writer.write(b"GET / HTTP/1.1\r\nx: " + b"a" * LONGEST_HEAD)
+        await writer.drain()
+        writer.write(b"a" * LONGEST_HEAD)
+        answer = await reader.read()
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 431 ")
+    assert b"application/problem+json" in head
+    assert json.loads(body)["limit"] == LONGEST_HEAD
+
+
+async def test_long_heads_and_long_bodies_are_taken() -> None:
+    body = b"b" * (5 * LONGEST_HEAD)
+    chunks = b"".join(b"1000\r\n" + b"c" * 4096 + b"\r\n" for _ in range(50))
+    async with connected(answered) as (reader, writer, _):
+        for message in (
+            b"GET / HTTP/1.1\r\nx: " + b"a" * (LONGEST_HEAD // 2) + b"\r\n\r\n",
+            b"POST / HTTP/1.1\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body),
+            b"POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n" + chunks + b"0\r\n\r\n",
+            GET,
+        ):
+            for start in range(0, len(message), 10_000):
+                writer.write(message[start : start + 10_000])
+                await writer.drain()
+            assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
+            await reader.readexactly(2)
