@@ -341,7 +341,7 @@ async function resume(session) {
 		await reader().score();
 	} catch (error) {
 		if (!(error.status in LOST)) throw error;
-		notices.tell("That session is gone, and this browser has no text of it. A new one begins.");
+		notices.tell("That session is gone, and this browser has no text of it.");
 	}
 }
 

@@ -94,11 +94,10 @@ export class Reader {
 
 	/** A new session at `position`, this one unchanged. */
 	async fork(position, quiet = false) {
-		const reply = await this.#call("POST", "/fork", { position }, quiet);
-		const { session_id: session, position: there } = reply;
+		const { session_id: session } = await this.#call("POST", "/fork", { position }, quiet);
 		const words = this.words.slice(0, position - this.first);
 		const read = this.read.slice(0, words.at(-1)?.end ?? this.base);
-		return Object.assign(new Reader(this.#server), { session, position: there, words, read, base: this.base });
+		return Object.assign(new Reader(this.#server), { session, position, words, read, base: this.base });
 	}
 
 	/** The last steps, for drawing. */

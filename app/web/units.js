@@ -62,7 +62,7 @@ export function pointing(unrolled, place, readout, course) {
 
 	place.addEventListener("pointermove", pointed);
 	place.addEventListener("pointerdown", pointed);
-	place.addEventListener("pointerleave", leave);
+	place.addEventListener("pointerleave", ({ pointerType }) => pointerType === "touch" || leave());
 	place.addEventListener("focusin", ({ target }) => at && point(positionOf(target), at.layer, at.line));
 	place.addEventListener("focusout", ({ relatedTarget }) => positionOf(relatedTarget) || leave());
 	place.addEventListener("keydown", (event) => {

@@ -20,9 +20,8 @@ export class Unrolled {
 		this.#place = place;
 		this.#rows = rows;
 		this.#settle = rove(place);
-		place.addEventListener("click", (event) => {
-			const step = event.target.closest("[data-position]");
-			if (step) pick(Number(step.dataset.position));
+		place.addEventListener("click", ({ target }) => {
+			if (target.type === "button") pick(Number(target.parentElement.dataset.position));
 		});
 	}
 

@@ -74,6 +74,22 @@ class Held:
             route.continue_()
 
 
+def test_until_the_first_answer_there_is_room_for_it(page: Page, server: Server) -> None:
+    held = Held(page)
+    page.goto("about:blank")
+    with page.expect_request("**/v1/predict"):
+        page.goto(server.url)
+    for place in ("#predictions", "#fresh"):
+        expect(page.locator(place)).to_be_empty()
+        expect(page.locator(place)).to_have_css("background-image", re.compile("gradient"))
+    expect(page.locator("#next")).to_have_attribute("aria-busy", "true")
+    before = page.locator("#memory").bounding_box()
+    held.release()
+    at(page, 0)
+    expect(page.locator("#predictions li")).to_have_count(10)
+    assert page.locator("#memory").bounding_box() == before  # nothing has moved
+
+
 def test_typing_never_waits_and_requests_coalesce(page: Page) -> None:
     write(page, "one ", 1)
     held = Held(page)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, expect
 
+from tests.browser.conftest import PHONE, Open
 from tests.browser.seen import at, predictions, session, write
 
 pytestmark = pytest.mark.browser
@@ -114,3 +115,16 @@ def test_what_came_is_marked_where_it_was_expected(page: Page) -> None:
     page.locator("#text").fill("the ")
     at(page, 1)
     expect(came).to_have_count(0)
+
+
+def test_a_finger_reads_units_too(open_page: Open) -> None:
+    page = open_page(viewport=PHONE, has_touch=True, is_mobile=True)
+    write(page, "the cat ", 2)
+    strip = page.locator("#unrolled > li").last.locator(".layer").first
+    strip.tap()
+    value = signed(trace(page)[1][1][2])
+    expect(page.locator("#unit")).to_contain_text(f"Layer 2, unit 3 of 5: {value} after “cat”")
+    expect(page.locator("#inspected")).to_be_hidden()  # that is for words
+    page.locator("#unrolled button").last.tap()
+    expect(page.locator("#inspected")).to_contain_text("Expected there: “")
+    expect(page.locator("#inspected")).to_be_in_viewport()
