@@ -72,7 +72,7 @@ class CudaRuntime:
         self._narrow = min(WIDTHS[0], self.vocabulary_size)
         self._slabs = itertools.count()
         self.compute(lambda: self._allocate(artifact, float16=float16))
-        self._pinned_inputs = [device.pinned(12 * most).view(np.int32) for _ in range(_AHEAD)]
+        self._pinned_inputs = deque(device.pinned(12 * most).view(np.int32) for _ in range(_AHEAD))
         self._inputs_sent: deque[Callable[[], None]] = deque()
         self._pinned_answers = device.pinned(4 * most * (2 * WIDTHS[-1] + 4)).view(np.int32)
         self._pinned_states = device.pinned(4 * self._staged * self.network.stride).view(np.float32)
@@ -87,6 +87,7 @@ class CudaRuntime:
         self._hidden = Source("hidden", xp.zeros((self._staged, H), np.float32), H, 0)
         self._inputs = xp.zeros(3 * most, np.int32)
         self._rows = xp.zeros(self._staged, np.int32)
+        self._input_views: dict[tuple[int, int], tuple[Array, list[Array]]] = {}
         self._layouts: dict[tuple[int, int], Answers] = {}
         self._answers = xp.zeros(most * (2 * WIDTHS[-1] + 4), np.int32)
         self._all_words = xp.asarray(np.arange(self.vocabulary_size, dtype=np.int32))
@@ -321,14 +322,25 @@ class CudaRuntime:
         """Send (B,) integers, each filled up to n with a number, in one copy; returns where they are, (n,) each."""
         if len(self._inputs_sent) == _AHEAD:
             self._inputs_sent.popleft()()
-        host = self._pinned_inputs[0][: n * len(columns)]
-        self._pinned_inputs.append(self._pinned_inputs.pop(0))
+        size = n * len(columns)
+        host = self._pinned_inputs[0]
+        self._pinned_inputs.rotate(-1)
         for place, (values, fill) in enumerate(columns):
-            host[place * n : place * n + len(values)] = values
-            host[place * n + len(values) : (place + 1) * n] = fill
-        self.on.copy_in(self._inputs[: len(host)], host)
+            filled = place * n + len(values)
+            host[place * n : filled] = values
+            if len(values) < n:
+                host[filled : (place + 1) * n] = fill
+        whole, parts = self._inputs_for(n, len(columns))
+        self.on.copy_in(whole, host[:size])
         self._inputs_sent.append(self.on.mark())
-        return [self._inputs[place * n : (place + 1) * n] for place in range(len(columns))]
+        return parts
+
+    def _inputs_for(self, n: int, columns: int) -> tuple[Array, list[Array]]:
+        """Where so many columns go, and each of them. Views of an array on the device take longer than those here."""
+        if (n, columns) not in self._input_views:
+            parts = [self._inputs[place * n : (place + 1) * n] for place in range(columns)]
+            self._input_views[n, columns] = self._inputs[: n * columns], parts
+        return self._input_views[n, columns]
 
     def _answers_for(self, n: int, K: int) -> Answers:
         if (n, K) not in self._layouts:

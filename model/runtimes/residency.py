@@ -11,6 +11,8 @@ from model.runtimes.base import Ids
 #: Where a slot's state is, if not in a row of the device. Of a slot that is `ZERO` it is the zero state.
 ZERO, HOST = -1, -2
 
+_NOTHING = np.empty(0, np.int64)
+
 
 @dataclass(frozen=True, slots=True)
 class Placement:
@@ -49,26 +51,31 @@ class Residency:
         Raises ValueError where both together are more than there are rows.
         """
         self._clock += 1
-        before = self._row_of[sources]
-        absent = np.unique(sources[before == HOST])
-        new = slots[self._row_of[slots] < 0]
-        if len(absent) and len(new):
-            new = np.setdiff1d(new, absent)
-        for wanted in (sources, slots):
-            there = self._row_of[wanted]
-            self._used[there[there >= 0]] = self._clock
-        spilled_rows = self._make_room(len(absent) + len(new))
-        spilled_slots = self._slot_of[spilled_rows]
-        self._row_of[spilled_slots] = HOST
-        self._slot_of[spilled_rows] = -1
-        self._free.extend(spilled_rows.tolist())
-        loaded_rows = self._settle(absent)
-        self._settle(new)
-        # A slot that was the zero state has a row now if it is written, too; it is still read as the zero state.
-        rows_read = self._row_of[sources].astype(np.int64)
-        rows_read[before == ZERO] = ZERO
-        rows_written = self._row_of[slots].astype(np.int64)
-        return Placement(rows_read, rows_written, spilled_slots, spilled_rows, absent, loaded_rows)
+        before, there = self._row_of[sources], self._row_of[slots]
+        absent, new, spilled, spilled_slots, loaded = [_NOTHING] * 5
+        # `min` first: most batches need nothing moved, and what finds out what to move takes longer than all the rest.
+        if before.min(initial=0) == HOST:
+            absent = np.unique(sources[before == HOST])
+        if there.min(initial=0) < 0:
+            new = slots[there < 0]
+            if len(absent):
+                new = np.setdiff1d(new, absent)
+        for wanted in (before, there):
+            self._used[wanted[wanted >= 0]] = self._clock
+        if len(absent) or len(new):
+            spilled = self._make_room(len(absent) + len(new))
+            if len(spilled):
+                spilled_slots = self._slot_of[spilled]
+                self._row_of[spilled_slots] = HOST
+                self._slot_of[spilled] = -1
+                self._free.extend(spilled.tolist())
+            loaded = self._settle(absent)
+            self._settle(new)
+            # A slot that was the zero state has a row now if it is written, too; it is still read as the zero state.
+            after = self._row_of[sources]
+            after[before == ZERO] = ZERO
+            before, there = after, self._row_of[slots]
+        return Placement(before.astype(np.int64), there.astype(np.int64), spilled_slots, spilled, absent, loaded)
 
     def find(self, slots: Ids) -> Ids:
         """The rows of these slots, `ZERO` or `HOST`, as they are."""
@@ -86,7 +93,7 @@ class Residency:
         """Rows to be freed so that so many are free: a few more than that, or the next batch would need some again."""
         missing = needed - len(self._free)
         if missing <= 0:
-            return np.empty(0, np.int64)
+            return _NOTHING
         idle = np.flatnonzero((self._slot_of >= 0) & (self._used < self._clock))
         if len(idle) < missing:
             raise ValueError(f"{needed} more states at once do not fit into {self.rows} rows")
@@ -98,7 +105,10 @@ class Residency:
 
     def _settle(self, slots: Ids) -> Ids:
         """Give each of these a free row."""
-        rows = np.array([self._free.pop() for _ in range(len(slots))], dtype=np.int64)
+        if len(slots) == 0:
+            return _NOTHING
+        rows = np.array(self._free[-len(slots) :][::-1], dtype=np.int64)
+        del self._free[-len(slots) :]
         self._row_of[slots] = rows
         self._slot_of[rows] = slots
         self._used[rows] = self._clock
