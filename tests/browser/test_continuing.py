@@ -62,6 +62,28 @@ def test_words_are_drawn_as_ordered_and_a_seed_repeats_them(page: Page) -> None:
     assert page.locator("#text").input_value() != first
 
 
+def test_a_stream_that_breaks_off_keeps_what_arrived(page: Page) -> None:
+    write(page, "one two ", 2)
+    name = session(page)
+    words = "".join(
+        f'event: word\ndata: {{"word": "{word}", "text": " {word}", "position": {position}, "log_probability": -1.0, '
+        f'"probability": 0.37, "rank": 2, "surprisal_bits": 1.44}}\n\n'
+        for position, word in enumerate(("three", "four"), 3)
+    )
+    # Two words, and then nothing: no event says that it is over, and the server knows nothing of them.
+    answer = {"content_type": "text/event-stream", "body": words}
+    page.route("**/v1/generate", lambda route: route.fulfill(**answer))
+    page.locator("#continue").click()
+    expect(page.locator("#text")).to_have_value("one two three four ")
+    at(page, 4)
+    finished(page)
+    expect(page.locator("#notice")).to_contain_text("your text was read again")
+    assert session(page) != name
+    url = page.url.split("#")[0]
+    found = page.request.get(f"{url}v1/sessions/{session(page)}").json()["words"]
+    assert found == ["one", "two", "three", "four"]
+
+
 @pytest.mark.parametrize("how", ["button", "escape", "typing"])
 def test_it_streams_and_can_be_stopped(page: Page, server: Server, how: str) -> None:
     write(page, "one two ", 2)

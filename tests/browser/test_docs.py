@@ -5,6 +5,7 @@ from __future__ import annotations
 from playwright.sync_api import Browser
 
 from tests.browser.conftest import Server
+from tests.browser.test_looks import violations
 
 
 def test_every_call_is_shown_under_the_strict_policy(browser: Browser, server: Server) -> None:
@@ -22,6 +23,7 @@ def test_every_call_is_shown_under_the_strict_policy(browser: Browser, server: S
     assert "GET /v1/sessions/{session_id}" in calls
     assert len(calls) == page.locator("#contents a").count()
     assert "The cat sat on the" in page.locator("#calls pre").first.inner_text()
+    assert violations(page) == []
     assert hosts == {server.url.split("/")[2]}
     assert faults == []
     page.close()
