@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from bisect import bisect_left
 from collections.abc import Sequence
 
@@ -25,7 +26,9 @@ class Histogram:
 
     def __init__(self, bounds: Sequence[float]) -> None:
         self.bounds = tuple(bounds)
-        self.counts = [0] * (len(self.bounds) + 1)
+        # Not a list: its numbers would be objects, new ones all the time, that lie about anywhere in memory, and keep
+        # what is around them from being given back.
+        self.counts = array("q", bytes(8 * (len(self.bounds) + 1)))
         self.total = 0.0
 
     def observe(self, value: float) -> None:
