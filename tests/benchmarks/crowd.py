@@ -166,14 +166,20 @@ class Crowd:
 
     async def run(self) -> Answer:
         """Come, stay, and say what happened."""
+        visits = [(self._type, TYPISTS, TYPISTS_PART)]
+        if self._rate is not None:
+            visits += [
+                (self._leave, LEAVERS, LEAVERS_PART),
+                (self._look_around, OPENERS, OPENERS_PART),
+                (self._babble, MALFORMED, MALFORMED_PART),
+                (self._read_slowly, SLOW, 0.0),
+            ]
+        self._clients = [Client(self._port) for _, of, _ in visits for _ in range(of)]
+        await asyncio.gather(*(client.open() for client in self._clients))
         began, cpu = time.monotonic(), time.process_time()
         self._end = began + self._seconds
-        tasks = [self._visit(self._type, TYPISTS, TYPISTS_PART) for _ in range(TYPISTS)]
-        if self._rate is not None:
-            tasks += [self._visit(self._leave, LEAVERS, LEAVERS_PART) for _ in range(LEAVERS)]
-            tasks += [self._visit(self._look_around, OPENERS, OPENERS_PART) for _ in range(OPENERS)]
-            tasks += [self._visit(self._babble, MALFORMED, MALFORMED_PART) for _ in range(MALFORMED)]
-            tasks += [self._visit(self._read_slowly, SLOW, None) for _ in range(SLOW)]
+        waiting = iter(self._clients)
+        tasks = [self._visit(next(waiting), work, of, part) for work, of, part in visits for _ in range(of)]
         await asyncio.gather(*tasks)
         wall, cpu = time.monotonic() - began, time.process_time() - cpu
         lost = 0
@@ -192,14 +198,14 @@ class Crowd:
             "p99": percentile(ordered, 99) if ordered else PATIENCE,
         }
 
-    async def _visit(self, work: Callable[[Client], Coroutine[Any, Any, None]], of: int, part: float | None) -> None:
-        """One of `of` clients who share this part of the load, until the time is over."""
+    async def _visit(
+        self, client: Client, work: Callable[[Client], Coroutine[Any, Any, None]], of: int, part: float
+    ) -> None:
+        """One of `of` clients who share this part of the load, until the time is over; each comes once at least."""
         interval = of / (self._rate * part) if self._rate and part else 0.0
-        client = Client(self._port)
-        await client.open()
-        self._clients.append(client)
         due = time.monotonic() + self._draw.random() * interval
-        while (now := time.monotonic()) < self._end:
+        while True:
+            now = time.monotonic()
             if due > now:
                 await asyncio.sleep(min(due, self._end) - now)
             due = max(due, now - interval) + interval  # one who is late does not hurry
@@ -208,6 +214,8 @@ class Crowd:
             except (WrongError, OSError, EOFError, TimeoutError, ValueError) as error:
                 self._wrong[f"{work.__name__.strip('_')}: {error!r}"[:300]] += 1
                 client.leave()
+            if time.monotonic() >= self._end:
+                return
 
     async def _stands(self, client: Client) -> bool:
         """Whether a session is there, and is what its owner believes it to be."""

@@ -23,7 +23,7 @@ def port_of(server: Live) -> int:
 
 
 def test_it_finds_nothing_wrong(server: Live) -> None:
-    found = asyncio.run(Crowd(port_of(server), PLAIN, 1.0, 400.0, 3).run())
+    found = asyncio.run(Crowd(port_of(server), PLAIN, 0.5, 400.0, 3).run())
     assert found["wrong"] == {}
     assert found["lost"] == 0
     assert found["sessions"] > 70
