@@ -33,6 +33,7 @@ _TITLES = {
     401: "Unauthorized",
     404: "Not found",
     405: "Method not allowed",
+    408: "Request timeout",
     409: "Conflict",
     410: "Gone",
     413: "Too large",
@@ -100,6 +101,10 @@ def body_too_large(limit: int) -> Problem:
 def head_too_large(limit: int) -> Problem:
     detail = f"the first line and the headers of the request are longer than {limit} bytes, the most that is accepted"
     return Problem(431, "head-too-large", detail, fields={"limit": limit})
+
+
+def request_timeout() -> Problem:
+    return Problem(408, "request-timeout", "the request did not arrive in time; send it again")
 
 
 def too_many_words(count: int, limit: int) -> Problem:

@@ -6,13 +6,14 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
+from typing import Any
 
 import pytest
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn import Config
 from uvicorn.server import ServerState
 
-from app.connection import LONGEST_HEAD, Connection
+from app.connection import ARRIVING_SECONDS, LONGEST_HEAD, Connection
 from app.requests import Watch
 
 pytestmark = pytest.mark.anyio
@@ -250,3 +251,53 @@ async def test_long_heads_and_long_bodies_are_taken() -> None:
                 await writer.drain()
             assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
             await reader.readexactly(2)
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        b"P",
+        b"POST / HTTP/1.1\r\nx: ",
+        b"POST / HTTP/1.1\r\ncontent-length: 5\r\n\r\nhal",
+        b"POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n3\r\nhal\r\n0\r\n",
+    ],
+)
+async def test_a_request_that_does_not_arrive_is_given_up(part: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else half a request would hold its place among those being served for ever."""
+    monkeypatch.setattr("app.connection.ARRIVING_SECONDS", 0.05)
+    async with connected(answered) as (reader, writer, _):
+        writer.write(part)
+        answer = await reader.read()
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert json.loads(answer.partition(b"\r\n\r\n")[2])["status"] == 408
+
+
+async def test_what_arrives_slowly_but_surely_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The timer is set anew with every part; and a connection between two requests has none."""
+    set_anew: list[float] = []
+
+    monkeypatch.setattr("app.connection.ARRIVING_BYTES", 1)
+    body = b"b" * 100
+    async with connected(answered) as (reader, writer, _):
+        loop = asyncio.get_running_loop()
+        later = loop.call_later
+
+        def noting(delay: float, *arguments: Any) -> asyncio.TimerHandle:
+            if delay == ARRIVING_SECONDS:
+                set_anew.append(delay)
+            return later(delay, *arguments)
+
+        monkeypatch.setattr(loop, "call_later", noting)
+        message = b"POST / HTTP/1.1\r\ncontent-length: 100\r\n\r\n" + body
+        for start in range(0, len(message), 30):
+            writer.write(message[start : start + 30])
+            await writer.drain()
+            await asyncio.sleep(0)
+        assert (await reader.readuntil(b"ok")).startswith(b"HTTP/1.1 200 ")
+        assert set_anew
+        monkeypatch.setattr("app.connection.ARRIVING_SECONDS", 0.01)
+        writer.write(GET)
+        assert (await reader.readuntil(b"ok")).startswith(b"HTTP/1.1 200 ")
+        await asyncio.sleep(0.05)
+        writer.write(GET)
+        assert (await reader.readuntil(b"ok")).startswith(b"HTTP/1.1 200 ")
