@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -31,6 +31,15 @@ class _Layer:
     below: int  # how many of x come from below
     columns: list[int]  # of its tensors in a state
     sizes: list[int]
+
+
+class Source(NamedTuple):
+    """Hidden outputs on the device: those of row r begin at array[r * stride + column]. `key` names the array."""
+
+    key: str
+    array: Array
+    stride: int
+    column: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,16 +162,14 @@ class CudaNetwork:
             product(x, W, gates, transpose_b=True)
             kernel("tanh_cell")(_blocks(n * N), _CELL_THREADS, gates, b, *place, layer.columns[0], N, N - H, *to[1:])
 
-    def project(
-        self, n: int, K: int, rows: Array, targets: Array, states: Array, stride: int, column: int, answers: Answers
-    ) -> None:
-        """Fill `answers`, for the hidden outputs that begin at `column` of rows `rows` (n,) of `states`.
+    def project(self, n: int, K: int, source: Source, rows: Array, targets: Array, answers: Answers) -> None:
+        """Fill `answers`, for the hidden outputs in rows `rows` (n,) of the source.
 
         targets (n,) names a word a row, or -1. With n up to `block`, `logits` are then theirs, without the bias.
         """
         kernel, H = self._kernel, self.hidden_size
         hidden = self._hidden[:n]
-        kernel("hidden_rows")(n, _ROW_THREADS, hidden, hidden.shape[1], H, states, stride, column, rows)
+        kernel("hidden_rows")(n, _ROW_THREADS, hidden, hidden.shape[1], H, *source[1:], rows)
         for first in range(0, n, self.block):
             logits = self.logits[: min(self.block, n - first)]
             self._device.product(hidden[first : first + len(logits)], self._output, logits, transpose_b=True)

@@ -11,15 +11,15 @@ import itertools
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import fields, replace
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from dataclasses import replace
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from model.cuda.device import Array, Device
-from model.cuda.network import Answers, CudaNetwork
+from model.cuda.network import Answers, CudaNetwork, Source
 from model.cuda.recordings import Recordings
+from model.runtimes.answers import Fetched, joined, likeliest, unpacked, with_words
 from model.runtimes.base import DeviceMemoryError, Floats, Ids, Projection, State, SubsetProjection, WordsProjection
 from model.runtimes.cuda_slab import CudaSlab
 from model.shapes import state_tensors
@@ -39,15 +39,6 @@ STAGED = 256
 _AHEAD = 8
 
 T = TypeVar("T")
-
-
-class Source(NamedTuple):
-    """Hidden outputs on the device: those of row r begin at array[r * stride + column]. `key` names the array."""
-
-    key: str
-    array: Array
-    stride: int
-    column: int
 
 
 class CudaRuntime:
@@ -86,7 +77,6 @@ class CudaRuntime:
         self._staging = xp.zeros((self._staged + 1, stride), np.float32)
         self._hidden = Source("hidden", xp.zeros((self._staged, H), np.float32), H, 0)
         self._inputs = xp.zeros(3 * most, np.int32)
-        self._rows = xp.zeros(self._staged, np.int32)
         self._input_views: dict[tuple[int, int], tuple[Array, list[Array]]] = {}
         self._layouts: dict[tuple[int, int], Answers] = {}
         self._answers = xp.zeros(most * (2 * WIDTHS[-1] + 4), np.int32)
@@ -191,35 +181,35 @@ class CudaRuntime:
         for first in range(0, max(len(rows), 1), self.most):
             piece = slice(first, first + self.most)
             wanted = np.full(len(rows[piece]), -1) if targets is None else targets[piece]
-            parts.append(_unpacked(self._project(source, rows[piece], K, wanted), width, scored=targets is not None))
+            parts.append(unpacked(self._project(source, rows[piece], K, wanted), width, scored=targets is not None))
         return joined(parts)
 
-    def _project(self, source: Source, rows: Ids, K: int, targets: Ids) -> _Fetched:
+    def _project(self, source: Source, rows: Ids, K: int, targets: Ids) -> Fetched:
         if len(rows) == 0:
-            return _Fetched(self._pinned_answers[:0], 0, K, 0)
+            return Fetched(self._pinned_answers[:0], 0, K, 0)
         n = self._filled(len(rows))
         answers = self._answers_for(n, K)
         place, wanted = self._send(n, (rows, -1), (targets, -1))
         fetched = self._pinned_answers[: len(answers.whole)]
 
         def work() -> None:
-            self.network.project(n, K, place, wanted, *source[1:], answers)
+            self.network.project(n, K, source, place, wanted, answers)
             self.on.copy_out(fetched, answers.whole)
 
         self._recordings.run(("project", source.key, n, K), work)
         self.on.mark()()
-        return _Fetched(fetched, n, K, len(rows))
+        return Fetched(fetched, n, K, len(rows))
 
     def words_rows(self, source: Source, rows: Ids, words: Ids, top_k: int) -> WordsProjection:
         """As `project_rows`, and the log-probabilities of words (R, N)."""
         if words.shape[1] == 1:
             one = self.project_rows(source, rows, top_k, words[:, 0])
-            return _with_words(one, one.target_log_probabilities[:, None])
+            return with_words(one, one.target_log_probabilities[:, None])
         named = np.empty(words.shape, np.float32)
         for piece, n in self._logits_of(source, rows):
             of_piece = self.on.xp.asarray(words[piece].astype(np.int32))
             named[piece] = self._named(len(rows[piece]), n, of_piece, words.shape[1])
-        return _with_words(self.project_rows(source, rows, top_k, None), named)
+        return with_words(self.project_rows(source, rows, top_k, None), named)
 
     def whole_rows(self, source: Source, rows: Ids, ids: Ids | None) -> Floats:
         """(R, N) log-probabilities of these words, or of all."""
@@ -350,55 +340,3 @@ class CudaRuntime:
     def _filled(self, count: int) -> int:
         """The size of the recorded batch for so many."""
         return 1 << max(count - 1, 0).bit_length()
-
-
-class _Fetched(NamedTuple):
-    """`Answers`, on the host, of which the first R rows count; overwritten by the next projection."""
-
-    values: NDArray[np.int32]
-    n: int
-    K: int
-    R: int
-
-
-def _unpacked(fetched: _Fetched, width: int, *, scored: bool) -> Projection:
-    values, n, K, R = fetched
-    wide = n * K
-
-    def column(number: int) -> NDArray[np.int32]:
-        return values[2 * wide + number * n :][:R]
-
-    return Projection(
-        top_ids=values[:wide].reshape(n, K)[:R, :width].astype(np.int64),
-        top_log_probabilities=values[wide : 2 * wide].view(np.float32).reshape(n, K)[:R, :width].copy(),
-        entropies=column(0).view(np.float32).copy(),
-        target_log_probabilities=column(1 if scored else 0)[: R if scored else 0].view(np.float32).copy(),
-        target_ranks=column(2)[: R if scored else 0].astype(np.int64),
-    )
-
-
-def _with_words(projection: Projection, log_probabilities: Floats) -> WordsProjection:
-    p = projection
-    return WordsProjection(p.top_ids, p.top_log_probabilities, p.entropies, log_probabilities)
-
-
-Joined = TypeVar("Joined", Projection, WordsProjection)
-
-
-def joined(parts: list[Joined]) -> Joined:
-    """The rows of all parts, of which there is one at least."""
-    if len(parts) == 1:
-        return parts[0]
-    kind = type(parts[0])
-    names = [field.name for field in fields(kind)]
-    return kind(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in names})
-
-
-def likeliest(rows: Floats, ids: Ids, top_k: int) -> SubsetProjection:
-    """The same from the log-probabilities (R, N) of the words `ids` (N,)."""
-    # Equal ones in the order of their ids, as everywhere.
-    order = np.argsort(ids)
-    top = order[np.argsort(-rows[:, order], axis=1, kind="stable")[:, : min(top_k, len(ids))]]
-    with np.errstate(divide="ignore"):
-        together = np.log(np.exp(rows).sum(axis=1))
-    return SubsetProjection(ids[top], np.take_along_axis(rows, top, axis=1), together)

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from model.cuda.network import Source
+from model.runtimes.answers import joined
 from model.runtimes.base import Floats, Ids, State, WordsProjection
 from model.runtimes.residency import HOST, ZERO, Placement, Residency
 from model.runtimes.slab import HostRows
@@ -27,8 +29,6 @@ class CudaSlab:
 
     def __init__(self, runtime: CudaRuntime, slots: int, key: str, rows: int | None = None) -> None:
         """key: no other slab of this runtime has it. rows: at most so many on the device, fewer if it is full."""
-        from model.runtimes.cuda import Source
-
         self._runtime = runtime
         self._host = HostRows(runtime.state_tensors, slots)
         stride = runtime.network.stride
@@ -74,8 +74,6 @@ class CudaSlab:
         self._runtime.compute(work)
 
     def project_words(self, slots: Ids, words: Ids, *, top_k: int) -> WordsProjection:
-        from model.runtimes.cuda import joined
-
         def work() -> WordsProjection:
             parts = []
             for piece in self._pieces(len(slots)):
