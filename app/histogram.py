@@ -22,18 +22,23 @@ class Histogram:
     One thread observes; any may read, and may then see a value in the counts that is not yet in the sum.
     """
 
-    __slots__ = ("bounds", "counts", "total")
+    __slots__ = ("_sum", "bounds", "counts")
 
     def __init__(self, bounds: Sequence[float]) -> None:
         self.bounds = tuple(bounds)
-        # Not a list: its numbers would be objects, new ones all the time, that lie about anywhere in memory, and keep
-        # what is around them from being given back.
+        # Arrays: numbers of their own would be objects, new ones all the time, that lie about anywhere in memory, and
+        # keep what is around them from being given back.
         self.counts = array("q", bytes(8 * (len(self.bounds) + 1)))
-        self.total = 0.0
+        self._sum = array("d", [0.0])
+
+    @property
+    def total(self) -> float:
+        """The sum of all values."""
+        return self._sum[0]
 
     def observe(self, value: float) -> None:
         self.counts[bisect_left(self.bounds, value)] += 1
-        self.total += value
+        self._sum[0] += value
 
     def buckets(self) -> list[tuple[str, float]]:
         """(upper bound, values up to it) as Prometheus wants them: cumulative, the last bound "+Inf"."""
