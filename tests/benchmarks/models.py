@@ -26,10 +26,11 @@ LARGE_SHAPE = {
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """A model directory, and how a report names it."""
+    """A model directory, how a report names it, and how many parameters it has."""
 
     path: Path
     description: str
+    parameters: int
 
 
 def shipped(directory: Path, chosen: Path | None = None) -> Measured:
@@ -37,7 +38,7 @@ def shipped(directory: Path, chosen: Path | None = None) -> Measured:
     path = chosen or SHIPPED_MODEL
     if chosen is not None or path.exists():
         artifact = Artifact.load(path)
-        return Measured(path, f"{_shape(artifact.network)}: {artifact.id}")
+        return Measured(path, f"{_shape(artifact.network)}: {artifact.id}", _parameters(artifact.network))
     return _random(directory / "shipped-shape", SHIPPED_SHAPE)
 
 
@@ -68,13 +69,16 @@ def _random(path: Path, network: dict[str, Any]) -> Measured:
         weights=weights,
         card="Random weights, for benchmarks.\n",
     )
-    return Measured(path, f"{_shape(artifact.network)}: random weights")
+    return Measured(path, f"{_shape(artifact.network)}: random weights", _parameters(artifact.network))
 
 
 def _shape(network: dict[str, Any]) -> str:
     sizes = network.get("hidden_sizes") or [network["hidden_size"]]
-    parameters = sum(int(np.prod(shape)) for shape in parameter_shapes(network).values())
     return (
         f"{network['vocabulary_size']:,} words, {network['kind']} of {' + '.join(map(str, sizes))} units, "
-        f"{parameters / 1e6:.1f} M parameters"
+        f"{_parameters(network) / 1e6:.1f} M parameters"
     )
+
+
+def _parameters(network: dict[str, Any]) -> int:
+    return sum(int(np.prod(shape)) for shape in parameter_shapes(network).values())
