@@ -123,9 +123,11 @@ class CpuRuntime:
 
 
 def default_threads() -> int:
-    """One core is left to whoever calls, and small matrices gain little from more than four."""
+    """One core is left to whoever calls, save for one of two: there it would stand idle while the caller waits for the
+    other. Small matrices gain little from more than four."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(4, min(cores, _quota()) - 1))
+    cores = min(cores, _quota())
+    return max(min(2, cores), min(4, cores - 1))
 
 
 def _quota() -> int:

@@ -433,6 +433,7 @@ def test_threads_are_one_or_more(threads: int) -> None:
         ({}, 4),
         ({"cpu.max": "max 100000\n"}, 4),
         ({"cpu.max": "300000 100000\n"}, 2),
+        ({"cpu.max": "200000 100000\n"}, 2),
         ({"cpu.max": "50000 100000\n"}, 1),
         ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, 4),
         ({"cpu/cpu.cfs_quota_us": "350000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 2),
