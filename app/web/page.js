@@ -101,7 +101,7 @@ async function rested() {
 }
 
 function refused(error) {
-	if (error.status === undefined) throw error; // a defect of the page
+	if (error.status === undefined) throw error;
 	suggestions.show([]);
 	offer();
 	figures();
@@ -305,8 +305,6 @@ function key(value) {
 	start();
 }
 
-// Where we were
-
 function save() {
 	clearTimeout(keeping);
 	keeping = null;
@@ -356,4 +354,4 @@ async function start() {
 	}
 }
 
-setTimeout(start); // a frame that waits comes first
+start();
