@@ -126,7 +126,7 @@ def default_threads() -> int:
     """One core is left to whoever calls, save for one of two: there it would stand idle while the caller waits for the
     other. Small matrices gain little from more than four."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    cores = min(cores, _quota())
+    cores = max(1, min(cores, _quota()))
     return max(min(2, cores), min(4, cores - 1))
 
 
