@@ -8,10 +8,13 @@ said here between processes goes through MPI's pickles, so all of them have to b
 from __future__ import annotations
 
 import os
+import stat
 import sys
+import time
 import traceback
+from array import array
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 import numpy as np
@@ -20,6 +23,9 @@ Shared = TypeVar("Shared")
 
 #: Exit status of all processes when one has met a defect.
 _DEFECT = 1
+
+#: How long mpiexec may take to read why a process ends.
+_READ_SECONDS = 5.0
 
 
 class MPIError(RuntimeError):
@@ -130,6 +136,7 @@ class MPIProcesses(Processes):
         sys.stdout.flush()
         sys.stderr.flush()
         if self.size > 1:
+            _wait_until_read(sys.stderr.fileno())  # mpiexec passes on nothing that it has not read when it ends all
             self._mpi.Abort(status)
             os._exit(status)  # should the end not have come by then
 
@@ -142,6 +149,23 @@ class MPIProcesses(Processes):
                 sys.stderr.write(f"process {self.rank} of {self.size}:\n{traceback.format_exc()}")
                 self.abort(_DEFECT)
             raise
+
+
+def _wait_until_read(pipe: int) -> None:
+    """Wait until a pipe is empty, or for `_READ_SECONDS`; not at all for what is no pipe, or where nobody can tell."""
+    if sys.platform == "win32":
+        return
+    import fcntl
+    import termios
+
+    until = time.monotonic() + _READ_SECONDS
+    unread = array("i", [0])
+    with suppress(OSError):
+        while stat.S_ISFIFO(os.fstat(pipe).st_mode) and time.monotonic() < until:
+            fcntl.ioctl(pipe, termios.FIONREAD, unread)
+            if not unread[0]:
+                return
+            time.sleep(0.01)
 
 
 class GradientAveraging:
