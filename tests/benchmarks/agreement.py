@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import tempfile
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -148,10 +147,8 @@ def run(command: str, *, model: Path | None, data: Path | None, words: int) -> s
     ids = artifact.tokenizer.encode(text).ids[:words]
     if not len(ids):
         raise BenchmarkError(f"{data} has no words")
-    where = report.circumstances(command, ("numpy", "onnxruntime", "chainer"))
-    began = time.perf_counter()
+    where = report.circumstances(command, ("numpy", "onnxruntime", "chainer"), timed=False)
     readers, apart = read(artifact, ids)
-    seconds = time.perf_counter() - began
     reference = readers[REFERENCE]
     rows = []
     for name, reader in readers.items():
@@ -171,7 +168,7 @@ def run(command: str, *, model: Path | None, data: Path | None, words: int) -> s
             "## Agreement with the Chainer reference\n",
             where,
             f"- {chosen.description}",
-            f"\n{len(ids):,} words of {data.name} in {min(STREAMS, len(ids))} pieces at once, {seconds:.0f} s. "
+            f"\n{len(ids):,} words of {data.name} in {min(STREAMS, len(ids))} pieces at once. "
             "Differences are of natural log-probabilities; whole rows: of every word at every position. "
             f"Alone or among others: the first {ALONE} words of one piece, read beside the others and read alone.\n",
             *(aim.line() for aim in aims(readers)),
