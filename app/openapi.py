@@ -22,6 +22,12 @@ _PROBLEMS: dict[int, tuple[str, str, str, dict[str, Any]]] = {
     401: ("A key is needed and there is none, or it is not known.", "no-key", "this needs a key", {}),
     404: ("No such session, or somebody else's.", "no-such-session", "there is no such session", {}),
     405: ("Another method.", "http", "this path takes POST only", {}),
+    408: (
+        "The request did not arrive in time.",
+        "request-timeout",
+        "the request did not arrive in time; send it again",
+        {},
+    ),
     409: (
         "`position` does not fit, or a state is of another model.",
         "position-conflict",
@@ -52,6 +58,12 @@ _PROBLEMS: dict[int, tuple[str, str, str, dict[str, Any]]] = {
         "too-many-requests",
         "this key may make 10 requests a second; wait 0.1 seconds",
         {},
+    ),
+    431: (
+        "The first line and the headers are longer than a request's may be.",
+        "head-too-large",
+        "the first line and the headers of the request are longer than 65536 bytes, the most that is accepted",
+        {"limit": 65536},
     ),
     500: (
         "A defect. The session is as it was; the id is in the log.",
