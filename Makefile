@@ -57,7 +57,7 @@ check: $(VENV)/.dev ## ruff, mypy, import-linter
 	$(BIN)/lint-imports
 
 # What is written is measured beside peers in one run; a peer that cannot be installed here is said to be missing.
-bench: $(VENV)/.bench ## measure beside peers, write BENCHMARKS.md (about ten minutes on two free cores)
+bench: $(VENV)/.bench ## measure beside peers, write BENCHMARKS.md (about fifteen minutes on two free cores)
 	$(BENCHMARKS) all $(BENCH)
 
 DATA ?= held-out.txt
