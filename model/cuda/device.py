@@ -1,7 +1,7 @@
 """The few calls through which this project uses a CUDA device: kernels, matrix products, copies, recorded work.
 
-All of CuPy that is called by hand stands here. What computes with a `Device` only hands it arrays, so that the tests
-can run the same code, kernels included, on a CPU.
+All of CuPy that is called by hand stands here, and cuBLAS in `model.cuda.cublas`. What computes with a `Device` only
+hands it arrays, so that the tests can run the same code, kernels included, on a CPU.
 """
 
 from __future__ import annotations
@@ -16,16 +16,15 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from model.cuda.cublas import Cublas
+
 Array = Any  # cupy.ndarray
 #: kernel(blocks, threads a block, arguments): queues it. Integers among the arguments are C's int.
 Kernel = Callable[..., None]
 
-# From cuBLAS's and CUDA's headers, where these values cannot change any more.
-_NOT_TRANSPOSED, _TRANSPOSED, _DEFAULT_ALGORITHM = 0, 1, -1
+# From CUDA's headers, where these values cannot change any more.
 _HOST_TO_DEVICE, _DEVICE_TO_HOST = 1, 2
 _ERROR_MEMORY_ALLOCATION = 2
-_R = {"f": 0, "d": 1, "e": 2}  # CUDA_R_32F, CUDA_R_64F, CUDA_R_16F
-_COMPUTE_32F, _COMPUTE_64F, _COMPUTE_32F_FAST_TF32 = 68, 70, 77
 # CuPy's COMPUTE_TYPE_DEFAULT and COMPUTE_TYPE_TF32.
 _CUPY_DEFAULT, _CUPY_TF32 = 1, 7
 
@@ -93,11 +92,8 @@ class CupyDevice:
         self._kernels: dict[tuple[str, tuple[str, ...], str], Kernel] = {}
         with self.xp.cuda.Device(index):
             self._stream = self.xp.cuda.Stream(non_blocking=True)
-        self._coefficients = {
-            # cuBLAS reads these from the host at the time of the call.
-            dtype: (np.ones(1, dtype), np.zeros(1, dtype))
-            for dtype in (np.float32, np.float64)
-        }
+            self._cublas = Cublas(self.xp)
+        self._recording_for: int | None = None  # the stream that what is being recorded will run in
 
     @property
     def tf32(self) -> bool:
@@ -130,46 +126,24 @@ class CupyDevice:
         transpose_b: bool = False,
         accumulate: bool = False,
     ) -> None:
-        m, k = a.shape[::-1] if transpose_a else a.shape
-        n = b.shape[0] if transpose_b else b.shape[1]
-        if 0 in (m, n, k):
-            return
-        double = out.dtype == np.float64
-        one, zero = self._coefficients[np.float64 if double else np.float32]
-        rounded = self.tf32 and a.dtype.char == "f"
-        compute = _COMPUTE_64F if double else _COMPUTE_32F_FAST_TF32 if rounded else _COMPUTE_32F
-        # cuBLAS takes columns for rows: (a b)^T = b^T a^T, and a row-major matrix is its transpose to it.
-        self.xp.cuda.cublas.gemmEx(
-            self.xp.cuda.device.get_cublas_handle(),
-            _TRANSPOSED if transpose_b else _NOT_TRANSPOSED,
-            _TRANSPOSED if transpose_a else _NOT_TRANSPOSED,
-            n,
-            m,
-            k,
-            one.ctypes.data,
-            b.data.ptr,
-            _R[b.dtype.char],
-            _apart(b),
-            a.data.ptr,
-            _R[a.dtype.char],
-            _apart(a),
-            (one if accumulate else zero).ctypes.data,
-            out.data.ptr,
-            _R[out.dtype.char],
-            _apart(out),
-            compute,
-            _DEFAULT_ALGORITHM,
+        queue = self.xp.cuda.get_current_stream().ptr if self._recording_for is None else self._recording_for
+        self._cublas.product(
+            a, b, out, transposed=(transpose_a, transpose_b), accumulate=accumulate, tf32=self.tf32, queue=queue
         )
 
     def record(self, work: Callable[[], None]) -> Callable[[], None]:
+        queue = self.xp.cuda.get_current_stream().ptr
         with self._stream as stream:
             stream.begin_capture()
+            self._recording_for = queue
             try:
                 work()
             except BaseException:
                 with suppress(self.xp.cuda.runtime.CUDARuntimeError):
                     stream.end_capture()
                 raise
+            finally:
+                self._recording_for = None
             try:
                 graph = stream.end_capture()
             except self.xp.cuda.runtime.CUDARuntimeError as error:
@@ -220,11 +194,6 @@ def _launcher(function: Any) -> Kernel:
 def source(name: str) -> str:
     """The CUDA C++ of a file of kernels."""
     return (Path(__file__).parent / f"{name}.cu").read_text(encoding="utf-8")
-
-
-def _apart(matrix: Array) -> int:
-    """How many values lie between the beginnings of two rows; the stride of a single row may be anything."""
-    return max(int(matrix.strides[0]) // int(matrix.itemsize), int(matrix.shape[1]))
 
 
 @functools.cache
