@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from model.cuda.device import Array, Device
-from model.runtimes.base import Floats
+from model.runtimes.base import Floats, Ids
 from model.runtimes.layers import Network, Weights, layers, output_layer
 from model.shapes import state_tensors
 
@@ -40,6 +40,20 @@ class Source(NamedTuple):
     array: Array
     stride: int
     column: int
+
+
+class Moves(NamedTuple):
+    """A word each for B sequences: ids, the rows of the states before it, -1 for the zero state, and of those after it.
+
+    All are (B,). A row that is written must not be another sequence's source.
+    """
+
+    ids: Ids
+    sources: Ids
+    rows: Ids
+
+
+NO_MOVES = Moves(*[np.empty(0, np.int64)] * 3)
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,9 +205,9 @@ class CudaNetwork:
         arrays = out, self.logits, self.logits.shape[1], self._output_b, normalisers, words
         kernel(n, _ROW_THREADS, *arrays, N if words.ndim == 2 else 0, N)
 
-    def read_rows(self, n: int, out: Array, states: Array, column: int, size: int, rows: Array) -> None:
-        """out (n, size): these columns of these rows, zeros for -1."""
-        self._kernel("read_rows")(n, _ROW_THREADS, out, states, self.stride, column, size, rows)
+    def read_rows(self, n: int, out: Array, source: Source, column: int, size: int, rows: Array) -> None:
+        """out (n, size): so many values from this column of these rows, zeros for -1."""
+        self._kernel("read_rows")(n, _ROW_THREADS, out, source.array, source.stride, column, size, rows)
 
     def write_rows(self, n: int, states: Array, values: Array, rows: Array) -> None:
         """values (n, stride) into these rows."""

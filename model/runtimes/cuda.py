@@ -1,23 +1,24 @@
 """The CUDA runtime: our own kernels and cuBLAS, each size of batch recorded once and launched as one.
 
-Matrices and what they are multiplied by are float16 with float32 sums, or float32 ("cuda-float32"); states, gates and
-logits are float32. What a sequence gets does not depend on the others of its batch: a batch is filled up to the next
-power of two with rows that nobody reads.
+A step is one launch: the words that are consumed and the rows that are asked about go to the device in one copy, and
+what may come next comes back in one. Matrices and what they are multiplied by are float16 with float32 sums, or float32
+("cuda-float32"); states, gates and logits are float32. What a sequence gets does not depend on the others of its batch:
+a batch is filled up to the next power of two with rows that nobody reads.
 """
 
 from __future__ import annotations
 
 import itertools
 import threading
-from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from model.cuda.device import Array, Device
-from model.cuda.network import Answers, CudaNetwork, Source
+from model.cuda.network import NO_MOVES, Answers, CudaNetwork, Moves, Source
 from model.cuda.recordings import Recordings
 from model.runtimes.answers import Fetched, joined, likeliest, unpacked, with_words
 from model.runtimes.base import DeviceMemoryError, Floats, Ids, Projection, State, SubsetProjection, WordsProjection
@@ -35,10 +36,13 @@ WIDTHS = (16, 128)
 WHOLE = 64
 #: States that come from or go to the host at once.
 STAGED = 256
-#: Batches whose words may be on their way to the device at the same time.
-_AHEAD = 8
+#: Columns of `_inputs`: three of those who consume a word, two of those who are asked about.
+_MOVING, _ASKED = 3, 2
 
 T = TypeVar("T")
+
+
+_NOBODY = NO_MOVES.rows
 
 
 class CudaRuntime:
@@ -63,8 +67,8 @@ class CudaRuntime:
         self._narrow = min(WIDTHS[0], self.vocabulary_size)
         self._slabs = itertools.count()
         self.compute(lambda: self._allocate(artifact, float16=float16))
-        self._pinned_inputs = deque(device.pinned(12 * most).view(np.int32) for _ in range(_AHEAD))
-        self._inputs_sent: deque[Callable[[], None]] = deque()
+        self._pinned_inputs = device.pinned(4 * (_MOVING + _ASKED) * most).view(np.int32)
+        self._inputs_sent: Callable[[], None] = lambda: None
         self._pinned_answers = device.pinned(4 * most * (2 * WIDTHS[-1] + 4)).view(np.int32)
         self._pinned_states = device.pinned(4 * self._staged * self.network.stride).view(np.float32)
         self._states_sent: Callable[[], None] = lambda: None
@@ -74,10 +78,12 @@ class CudaRuntime:
         self.network = CudaNetwork(self.on, artifact.network, artifact.weights, float16=float16, most=most)
         stride, H = self.network.stride, self.network.hidden_size
         # One row more than sequences: what fills a batch up is written there.
-        self._staging = xp.zeros((self._staged + 1, stride), np.float32)
+        self._staging = Source(
+            "staging", xp.zeros((self._staged + 1, stride), np.float32), stride, self.network.columns[-1]
+        )
         self._hidden = Source("hidden", xp.zeros((self._staged, H), np.float32), H, 0)
-        self._inputs = xp.zeros(3 * most, np.int32)
-        self._input_views: dict[tuple[int, int], tuple[Array, list[Array]]] = {}
+        self._inputs = xp.zeros((_MOVING + _ASKED) * most, np.int32)
+        self._input_views: dict[tuple[int, ...], tuple[Array, list[Array]]] = {}
         self._layouts: dict[tuple[int, int], Answers] = {}
         self._answers = xp.zeros(most * (2 * WIDTHS[-1] + 4), np.int32)
         self._all_words = xp.asarray(np.arange(self.vocabulary_size, dtype=np.int32))
@@ -120,8 +126,8 @@ class CudaRuntime:
             for first in range(0, len(ids), self._staged):
                 piece = slice(first, first + self._staged)
                 rows = np.arange(len(ids[piece]))
-                self.write_rows("staging", self._staging, rows, tuple(tensor[piece] for tensor in state))
-                self.advance_rows("staging", self._staging, ids[piece], rows, rows)
+                self.write_rows(self._staging, rows, tuple(tensor[piece] for tensor in state))
+                self.advance_rows(self._staging, Moves(ids[piece], rows, rows))
                 for tensor, values in zip(new, self.read_rows(self._staging, rows), strict=True):
                     tensor[piece] = values
 
@@ -166,78 +172,113 @@ class CudaRuntime:
 
     # ---- On rows of the device, within `compute`. Rows and ids are (B,) int64; a row -1 is the zero state. -----------
 
-    def advance_rows(self, key: str, states: Array, ids: Ids, sources: Ids, rows: Ids) -> None:
-        """`CudaNetwork.advance` of at most `most` sequences. `key` names `states`, whose last row is nobody's."""
-        n = self._filled(len(ids))
-        words, origins, places = self._send(n, (ids, 0), (sources, -1), (rows, len(states) - 1))
-        self._recordings.run(("advance", key, n), lambda: self.network.advance(n, words, origins, places, states))
+    def advance_rows(self, source: Source, moves: Moves) -> None:
+        """At most `most` sequences, in states whose last row is nobody's."""
+        self._step(source, moves, _NOBODY, _NOBODY, 0)
 
-    def project_rows(self, source: Source, rows: Ids, top_k: int, targets: Ids | None) -> Projection:
+    def project_rows(
+        self, source: Source, rows: Ids, top_k: int, targets: Ids | None, moves: Moves = NO_MOVES
+    ) -> Projection:
+        """What may come after the outputs in these rows, once the moves, at most `most`, are made in the same array.
+
+        Only what is recorded takes moves.
+        """
         width = min(top_k, self.vocabulary_size)
-        if width > WIDTHS[-1]:
+        if not self.recorded(top_k, 0):
             return self._wide(source, rows, width, targets)
-        K = self._narrow if width <= self._narrow else min(WIDTHS[-1], self.vocabulary_size)
         parts = []
         for first in range(0, max(len(rows), 1), self.most):
             piece = slice(first, first + self.most)
             wanted = np.full(len(rows[piece]), -1) if targets is None else targets[piece]
-            parts.append(unpacked(self._project(source, rows[piece], K, wanted), width, scored=targets is not None))
+            fetched = self._step(source, moves if first == 0 else NO_MOVES, rows[piece], wanted, self._width(width))
+            parts.append(unpacked(fetched, width, scored=targets is not None))
         return joined(parts)
 
-    def _project(self, source: Source, rows: Ids, K: int, targets: Ids) -> Fetched:
-        if len(rows) == 0:
-            return Fetched(self._pinned_answers[:0], 0, K, 0)
-        n = self._filled(len(rows))
-        answers = self._answers_for(n, K)
-        place, wanted = self._send(n, (rows, -1), (targets, -1))
-        fetched = self._pinned_answers[: len(answers.whole)]
-
-        def work() -> None:
-            self.network.project(n, K, source, place, wanted, answers)
-            self.on.copy_out(fetched, answers.whole)
-
-        self._recordings.run(("project", source.key, n, K), work)
-        self.on.mark()()
-        return Fetched(fetched, n, K, len(rows))
-
-    def words_rows(self, source: Source, rows: Ids, words: Ids, top_k: int) -> WordsProjection:
+    def words_rows(self, source: Source, rows: Ids, words: Ids, top_k: int, moves: Moves = NO_MOVES) -> WordsProjection:
         """As `project_rows`, and the log-probabilities of words (R, N)."""
-        if words.shape[1] == 1:
-            one = self.project_rows(source, rows, top_k, words[:, 0])
-            return with_words(one, one.target_log_probabilities[:, None])
-        named = np.empty(words.shape, np.float32)
-        for piece, n in self._logits_of(source, rows):
-            of_piece = self.on.xp.asarray(words[piece].astype(np.int32))
-            named[piece] = self._named(len(rows[piece]), n, of_piece, words.shape[1])
-        return with_words(self.project_rows(source, rows, top_k, None), named)
+        N = words.shape[1]
+        if N <= 1:
+            projection = self.project_rows(source, rows, top_k, words[:, 0] if N else None, moves)
+            return with_words(projection, projection.target_log_probabilities.reshape(words.shape))
+        if not self.recorded(top_k, 0):
+            named = self._named_rows(source, rows, words)
+            return with_words(self.project_rows(source, rows, top_k, None), named)
+        width, parts = min(top_k, self.vocabulary_size), []
+        for piece, fetched in self._logits_of(source, rows, self._width(width)):
+            projection = unpacked(fetched, width, scored=False)
+            parts.append(with_words(projection, self._named(fetched, words[piece])))
+        return joined(parts)
+
+    def recorded(self, top_k: int, named: int) -> bool:
+        """Whether so many likeliest words, and so many that are named, are found by one launch."""
+        return min(top_k, self.vocabulary_size) <= WIDTHS[-1] and named <= 1
+
+    def _step(self, source: Source, moves: Moves, rows: Ids, targets: Ids, K: int) -> Fetched:
+        """Make the moves and, if anything is asked about, wait for the K likeliest words after `rows` and for targets.
+
+        One launch, with one copy in and one out; everything else that a launch does is the same each time.
+        """
+        n, r = self._filled(len(moves.ids)), self._filled(len(rows))
+        states, fetched = source.array, self._pinned_answers[:0]
+        if n + r:
+            host, inputs, columns = self._send(
+                *((n, moves.ids, 0), (n, moves.sources, -1), (n, moves.rows, len(states) - 1)),
+                *((r, rows, -1), (r, targets, -1)),
+            )
+            words, origins, places, asked, wanted = columns
+            answers = self._answers_for(r, K) if r else None
+            if answers is not None:
+                fetched = self._pinned_answers[: len(answers.whole)]
+
+            def work() -> None:
+                self.on.copy_in(inputs, host)
+                if n:
+                    self.network.advance(n, words, origins, places, states)
+                if answers is not None:
+                    self.network.project(r, K, source, asked, wanted, answers)
+                    self.on.copy_out(fetched, answers.whole)
+
+            self._recordings.run((source.key, n, r, K), work)
+            self._inputs_sent = self.on.mark()
+        if r:
+            self._inputs_sent()
+        return Fetched(fetched, r, K, len(rows))
+
+    def _width(self, width: int) -> int:
+        """Of what is recorded, the least that holds as many words."""
+        return self._narrow if width <= self._narrow else min(WIDTHS[-1], self.vocabulary_size)
 
     def whole_rows(self, source: Source, rows: Ids, ids: Ids | None) -> Floats:
         """(R, N) log-probabilities of these words, or of all."""
-        N = self.vocabulary_size if ids is None else len(ids)
-        words = self._all_words if ids is None else self.on.xp.asarray(ids.astype(np.int32))
-        whole = np.empty((len(rows), N), np.float32)
-        for piece, n in self._logits_of(source, rows):
-            whole[piece] = self._named(len(rows[piece]), n, words, N)
+        return self._named_rows(source, rows, self._all_words if ids is None else ids)
+
+    def _named_rows(self, source: Source, rows: Ids, words: Ids) -> Floats:
+        """(R, N) log-probabilities of words (R, N), or (N,) for all rows."""
+        whole = np.empty((len(rows), words.shape[-1]), np.float32)
+        for piece, fetched in self._logits_of(source, rows, self._narrow):
+            whole[piece] = self._named(fetched, words if words.ndim == 1 else words[piece])
         return whole
 
-    def _logits_of(self, source: Source, rows: Ids) -> Iterator[tuple[slice, int]]:
-        """A few rows at a time, whose logits are there until the next: which, and the size of their batch."""
+    def _logits_of(self, source: Source, rows: Ids, K: int) -> Iterator[tuple[slice, Fetched]]:
+        """A few rows at a time, whose logits are there until the next: which, and what was fetched of them."""
         # A batch that is filled up must not be more than the logits have room for.
         step = 1 << (min(WHOLE, self.network.block, self.most).bit_length() - 1)
-        for first in range(0, len(rows), step):
+        for first in range(0, max(len(rows), 1), step):
             piece = slice(first, first + step)
-            fetched = self._project(source, rows[piece], self._narrow, np.full(len(rows[piece]), -1))
-            yield piece, fetched.n
+            yield piece, self._step(source, NO_MOVES, rows[piece], np.full(len(rows[piece]), -1), K)
 
-    def _named(self, count: int, n: int, words: Array, N: int) -> Floats:
-        if N == 0:
-            return np.empty((count, 0), np.float32)
+    def _named(self, fetched: Fetched, words: Ids) -> Floats:
+        """(R, N), of the rows whose logits are there."""
+        count, N = fetched.R, words.shape[-1]
+        if count * N == 0:
+            return np.empty((count, N), np.float32)
         out = self.on.xp.empty((count, N), np.float32)
-        self.network.log_probabilities(count, words, self._answers_for(n, self._narrow).normalisers, out)
-        fetched = self.on.pinned(out.nbytes).view(np.float32)
-        self.on.copy_out(fetched, out)
+        there = words if words is self._all_words else self.on.xp.asarray(words.astype(np.int32))
+        self.network.log_probabilities(count, there, self._answers_for(fetched.n, fetched.K).normalisers, out)
+        values = self.on.pinned(out.nbytes).view(np.float32)
+        self.on.copy_out(values, out)
         self.on.mark()()
-        return fetched.reshape(out.shape)
+        return values.reshape(out.shape)
 
     def _wide(self, source: Source, rows: Ids, width: int, targets: Ids | None) -> Projection:
         """More words than are recorded: found on the host, a few rows at a time."""
@@ -251,28 +292,25 @@ class CudaRuntime:
             parts.append(replace(narrow, top_ids=top, top_log_probabilities=values))
         return joined(parts)
 
-    def read_rows(self, states: Array, rows: Ids) -> State:
+    def read_rows(self, source: Source, rows: Ids) -> State:
         """Copies of whole states."""
         stride = self.network.stride
-        values = self._fetch(states, rows, 0, stride)
+        values = self._fetch(source, rows, 0, stride)
         columns = zip(self.network.columns, self.state_tensors, strict=True)
         return tuple(np.ascontiguousarray(values[:, first : first + tensor.size]) for first, tensor in columns)
 
-    def read_hidden(self, states: Array, rows: Ids) -> Floats:
-        return self._fetch(states, rows, self.network.columns[-1], self.network.hidden_size)
+    def read_hidden(self, source: Source, rows: Ids) -> Floats:
+        return self._fetch(source, rows, source.column, self.network.hidden_size)
 
-    def _fetch(self, states: Array, rows: Ids, column: int, size: int) -> Floats:
+    def _fetch(self, source: Source, rows: Ids, column: int, size: int) -> Floats:
         values = np.empty((len(rows), size), np.float32)
-        flat = self._staging.reshape(-1)
+        flat = self._staging.array.reshape(-1)
         for first in range(0, len(rows), self._staged):
             n = len(rows[first : first + self._staged])
-            if states is self._staging:
-                # Rows 0, 1, ... of it, where nothing needs to be gathered.
-                out = self._staging[:n].reshape(-1)
-            else:
-                (place,) = self._send(n, (rows[first : first + n], -1))
-                out = flat[: n * size]
-                self.network.read_rows(n, out, states, column, size, place)
+            out = flat[: n * size]
+            if source is not self._staging:  # rows 0, 1, ... of which are there already
+                (place,) = self._send_now((n, rows[first : first + n], -1))
+                self.network.read_rows(n, out, source, column, size, place)
             self._states_sent()
             fetched = self._pinned_states[: n * size]
             self.on.copy_out(fetched, out)
@@ -280,7 +318,7 @@ class CudaRuntime:
             values[first : first + n] = fetched.reshape(n, size)
         return values
 
-    def write_rows(self, key: str, states: Array, rows: Ids, state: State) -> None:
+    def write_rows(self, source: Source, rows: Ids, state: State) -> None:
         """Whole states into these rows."""
         stride = self.network.stride
         for first in range(0, len(rows), self._staged):
@@ -291,11 +329,11 @@ class CudaRuntime:
             table[:] = 0
             for column, tensor in zip(self.network.columns, state, strict=True):
                 table[:, column : column + tensor.shape[1]] = tensor[first : first + n]
-            self.on.copy_in(self._staging[:n], values)
+            self.on.copy_in(self._staging.array[:n], values)
             self._states_sent = self.on.mark()
-            if key != "staging":
-                (place,) = self._send(n, (rows[first : first + n], -1))
-                self.network.write_rows(n, states, self._staging, place)
+            if source is not self._staging:
+                (place,) = self._send_now((n, rows[first : first + n], -1))
+                self.network.write_rows(n, source.array, self._staging.array, place)
 
     def _send_hidden(self, hidden: Floats) -> Ids:
         """Put these (R, H) where `_hidden` says; returns their rows."""
@@ -308,29 +346,34 @@ class CudaRuntime:
         self._states_sent = self.on.mark()
         return np.arange(len(hidden))
 
-    def _send(self, n: int, *columns: tuple[Ids, int]) -> list[Array]:
-        """Send (B,) integers, each filled up to n with a number, in one copy; returns where they are, (n,) each."""
-        if len(self._inputs_sent) == _AHEAD:
-            self._inputs_sent.popleft()()
-        size = n * len(columns)
-        host = self._pinned_inputs[0]
-        self._pinned_inputs.rotate(-1)
-        for place, (values, fill) in enumerate(columns):
-            filled = place * n + len(values)
-            host[place * n : filled] = values
-            if len(values) < n:
-                host[filled : (place + 1) * n] = fill
-        whole, parts = self._inputs_for(n, len(columns))
-        self.on.copy_in(whole, host[:size])
-        self._inputs_sent.append(self.on.mark())
+    def _send(self, *columns: tuple[int, Ids, int]) -> tuple[NDArray[np.int32], Array, list[Array]]:
+        """Make integers ready to be sent in one copy, each column filled up to a length with a number.
+
+        Returns what is to be copied, from where and to where, and where the columns are then.
+        """
+        self._inputs_sent()
+        end = 0
+        for length, values, fill in columns:
+            filled = end + len(values)
+            self._pinned_inputs[end:filled] = values
+            end += length
+            self._pinned_inputs[filled:end] = fill
+        whole, parts = self._inputs_for(tuple(length for length, _, _ in columns))
+        return self._pinned_inputs[:end], whole, parts
+
+    def _send_now(self, *columns: tuple[int, Ids, int]) -> list[Array]:
+        host, whole, parts = self._send(*columns)
+        self.on.copy_in(whole, host)
+        self._inputs_sent = self.on.mark()
         return parts
 
-    def _inputs_for(self, n: int, columns: int) -> tuple[Array, list[Array]]:
-        """Where so many columns go, and each of them. Views of an array on the device take longer than those here."""
-        if (n, columns) not in self._input_views:
-            parts = [self._inputs[place * n : (place + 1) * n] for place in range(columns)]
-            self._input_views[n, columns] = self._inputs[: n * columns], parts
-        return self._input_views[n, columns]
+    def _inputs_for(self, lengths: tuple[int, ...]) -> tuple[Array, list[Array]]:
+        """Where these columns go, and each of them. Views of an array on the device take longer than those here."""
+        if lengths not in self._input_views:
+            ends = np.cumsum(lengths).tolist()
+            parts = [self._inputs[end - length : end] for length, end in zip(lengths, ends, strict=True)]
+            self._input_views[lengths] = self._inputs[: ends[-1]], parts
+        return self._input_views[lengths]
 
     def _answers_for(self, n: int, K: int) -> Answers:
         if (n, K) not in self._layouts:
@@ -339,4 +382,4 @@ class CudaRuntime:
 
     def _filled(self, count: int) -> int:
         """The size of the recorded batch for so many."""
-        return 1 << max(count - 1, 0).bit_length()
+        return 1 << (count - 1).bit_length() if count else 0

@@ -1,13 +1,17 @@
-"""States on a CUDA device by slot; those that do not fit wait in the host's memory."""
+"""States on a CUDA device by slot; those that do not fit wait in the host's memory.
+
+The words that a batch consumes are not launched by themselves but with what is asked next, nearly always what may come
+after them: a step of the service is one launch. They are on their way before anything else is done.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from model.cuda.network import Source
+from model.cuda.network import NO_MOVES, Moves, Source
 from model.runtimes.answers import joined
 from model.runtimes.base import Floats, Ids, State, WordsProjection
 from model.runtimes.residency import HOST, ZERO, Placement, Residency
@@ -15,6 +19,8 @@ from model.runtimes.slab import HostRows
 
 if TYPE_CHECKING:
     from model.runtimes.cuda import CudaRuntime
+
+T = TypeVar("T")
 
 #: Of the memory that is free on the device, the part that states may take. What is left is for the few things that
 #: are allocated later: recordings, and distributions that are fetched whole.
@@ -44,41 +50,46 @@ class CudaSlab:
                     raise
                 rows = max(2, rows // 2)
         self.residency = Residency(slots, rows)
-        self._key = key
         self._source = Source(key, self._states, stride, runtime.network.columns[-1])
+        self._moves: Moves | None = None  # of the last batch, if it still waits to be launched
         # Of one launch: as many sources and as many slots have to be there together.
         self._most = min(runtime.most, rows // 2)
 
     def warm_up(self, batch: int, *, top_k: int) -> None:
-        """Record each size of batch."""
+        """Record each size of batch, with as many who are asked about and with none."""
 
         def work() -> None:
             n = 1
             while True:
                 nobody = np.full(n, ZERO, np.int64)
                 aside = np.full(n, len(self._states) - 1, np.int64)
-                self._runtime.advance_rows(self._key, self._states, np.zeros(n, np.int64), nobody, aside)
-                self._runtime.project_rows(self._source, nobody, top_k, None)
+                moves = Moves(np.zeros(n, np.int64), nobody, aside)
+                self._runtime.advance_rows(self._source, moves)
+                self._runtime.project_rows(self._source, nobody, top_k, None, moves)
                 if n >= min(batch, self._most):
                     break
                 n = min(2 * n, self._runtime.most)
 
-        self._runtime.compute(work)
+        self._settled(work)
 
     def advance(self, ids: Ids, sources: Ids, slots: Ids) -> None:
-        def work() -> None:
-            for piece in self._pieces(len(ids)) if len(ids) else ():
-                placed = self._place(sources[piece], slots[piece])
-                self._runtime.advance_rows(self._key, self._states, ids[piece], placed.sources, placed.rows)
+        for piece in self._pieces(len(ids)) if len(ids) else ():
 
-        self._runtime.compute(work)
+            def work(piece: slice = piece) -> None:
+                placed = self._place(sources[piece], slots[piece])
+                self._moves = Moves(ids[piece], placed.sources, placed.rows)
+
+            self._settled(work)
 
     def project_words(self, slots: Ids, words: Ids, *, top_k: int) -> WordsProjection:
         def work() -> WordsProjection:
+            if not self._runtime.recorded(top_k, words.shape[1]):
+                self._settle()
             parts = []
             for piece in self._pieces(len(slots)):
-                rows = self._place(slots[piece]).sources
-                parts.append(self._runtime.words_rows(self._source, rows, words[piece], top_k))
+                rows, moves = self._place(slots[piece]).sources, self._moves or NO_MOVES
+                parts.append(self._runtime.words_rows(self._source, rows, words[piece], top_k, moves))
+                self._moves = None
             return joined(parts)
 
         return self._runtime.compute(work)
@@ -89,10 +100,10 @@ class CudaSlab:
             rows = self.residency.find(wanted)
             values = self._host.hidden(wanted)
             there = rows != HOST
-            values[there] = self._runtime.read_hidden(self._states, rows[there])
+            values[there] = self._runtime.read_hidden(self._source, rows[there])
             return values
 
-        return self._runtime.compute(work)
+        return self._settled(work)
 
     def read(self, slots: Sequence[int] | Ids) -> State:
         def work() -> State:
@@ -100,36 +111,52 @@ class CudaSlab:
             rows = self.residency.find(wanted)
             state = self._host.read(wanted)
             there = rows != HOST
-            for values, found in zip(state, self._runtime.read_rows(self._states, rows[there]), strict=True):
+            for values, found in zip(state, self._runtime.read_rows(self._source, rows[there]), strict=True):
                 values[there] = found
             return state
 
-        return self._runtime.compute(work)
+        return self._settled(work)
 
     def write(self, slots: Sequence[int] | Ids, state: State) -> None:
         def work() -> None:
             self._host.write(slots, state)
             self.residency.forget(np.asarray(slots, np.int64), HOST)
 
-        self._runtime.compute(work)
+        self._settled(work)
 
     def clear(self, slots: Sequence[int] | Ids) -> None:
-        self._runtime.compute(lambda: self.residency.forget(np.asarray(slots, np.int64)))
+        self._settled(lambda: self.residency.forget(np.asarray(slots, np.int64)))
 
     def trim(self, free: Ids) -> None:
         def work() -> None:
             self.residency.forget(free)
             self._host.trim(free)
 
-        self._runtime.compute(work)
+        self._settled(work)
+
+    def _settled(self, work: Callable[[], T]) -> T:
+        """`work`, once the words before it are on their way."""
+
+        def settled() -> T:
+            self._settle()
+            return work()
+
+        return self._runtime.compute(settled)
+
+    def _settle(self) -> None:
+        if self._moves is not None:
+            self._runtime.advance_rows(self._source, self._moves)
+            self._moves = None
 
     def _place(self, sources: Ids, slots: Ids | None = None) -> Placement:
         placed = self.residency.place(sources, np.empty(0, np.int64) if slots is None else slots)
         if len(placed.spilled_slots):
-            self._host.write(placed.spilled_slots, self._runtime.read_rows(self._states, placed.spilled_rows))
+            self._settle()
+            self._host.write(placed.spilled_slots, self._runtime.read_rows(self._source, placed.spilled_rows))
         if len(placed.loaded_slots):
+            self._settle()
             values = self._host.read(placed.loaded_slots)
-            self._runtime.write_rows(self._key, self._states, placed.loaded_rows, values)
+            self._runtime.write_rows(self._source, placed.loaded_rows, values)
         return placed
 
     def _pieces(self, count: int) -> Iterator[slice]:

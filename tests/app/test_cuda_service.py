@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import anyio
 import httpx2
 import numpy as np
 import pytest
 
+from app.engine import Engine, Job
 from app.main import create_app
 from app.settings import Settings
+from app.states import START, States
 from model.runtimes.cpu import CpuRuntime
 from model.runtimes.cuda import CudaRuntime
 from model.runtimes.cuda_slab import SHARE, CudaSlab
 from tests.app.conftest import leaked
-from tests.model.emulated import EmulatedDevice, needs_compiler
+from tests.model.emulated import Counts, EmulatedDevice, needs_compiler
 from tests.model.test_cpu_runtime import V, artifact, some_words
 
 SESSIONS, WORDS, ROWS = 20, 5, 18
@@ -68,6 +72,92 @@ async def test_more_sessions_than_the_device_holds_get_what_each_would_get_alone
             assert id is not None
             assert id < V
             np.testing.assert_allclose(value, rows[number, id], atol=1e-4)
+
+
+class Bench:
+    """An engine on an emulated device with room for so many states."""
+
+    def __init__(self, rows: int = 100) -> None:
+        model = artifact("lstm_stack")
+        self.device = EmulatedDevice(lazy=True)
+        self.runtime = CudaRuntime(model, self.device, float16=False, most=8)
+        self.device.free_memory = lambda: int((rows + 0.5) * 4 * self.runtime.network.stride / SHARE)
+        self.states = States(self.runtime, 100)
+        self.engine = Engine(self.runtime, self.states, unknown_id=0, start_id=1, max_batch=8)
+        self.engine.warm_up()
+        self.oracle = CpuRuntime(model, quantised=False)
+
+    def tick(self, *jobs: Job) -> Counts:
+        """What one step of these jobs asks of the device."""
+        before = self.device.counts
+        for job in jobs:
+            self.engine.join(job)
+        self.engine.tick()
+        return self.device.counts.since(before)
+
+    def job(self, ids: list[int], source: int = START, **fields: Any) -> Job:
+        return Job(ids, source, self.states.take(), 10, **fields)
+
+    def rows(self, *texts: list[int]) -> Any:
+        """Whole distributions after these texts."""
+        states = []
+        for text in texts:
+            state = self.oracle.zero_state(1)
+            for id in (1, *text):
+                state = self.oracle.advance(np.array([id]), state)
+            states.append(state[-1])
+        return self.oracle.log_probabilities(np.concatenate(states))
+
+
+ONE_EACH = Counts(launches=0, replays=1, copies_in=1, copies_out=1)
+
+
+@needs_compiler
+@pytest.mark.parametrize("sessions", [1, 2, 3, 8])
+def test_a_word_for_each_of_many_sessions_is_one_launch_with_one_copy_in_and_one_out(sessions: int) -> None:
+    bench = Bench()
+    texts = [[2 + number] for number in range(sessions)]
+    jobs = [bench.job(text) for text in texts]
+    bench.tick(*jobs)  # loads the state that all begin in
+    for word in range(30, 40):
+        for text in texts:
+            text.append(word)
+        jobs = [bench.job([word], job.slot) for job in jobs]
+        assert bench.tick(*jobs) == ONE_EACH
+    for job, row in zip(jobs, bench.rows(*texts), strict=True):
+        np.testing.assert_array_equal(job.top_ids, np.argsort(-row, kind="stable")[:10])
+        np.testing.assert_allclose(job.top_log_probabilities, row[job.top_ids], atol=1e-4)
+        np.testing.assert_allclose(job.unknown_log_probability, row[0], atol=1e-4)
+
+
+@needs_compiler
+def test_new_sessions_and_those_in_the_middle_of_a_text_share_the_launch() -> None:
+    bench = Bench()
+    bench.tick(bench.job([2]))
+    for _ in range(2):  # the first of this size is recorded
+        long, short = bench.job([3, 4, 5]), bench.job([6])
+        counts = bench.tick(long, short)
+        assert short.top_ids
+        assert not long.top_ids
+        bench.tick()
+        bench.tick()
+    assert counts == ONE_EACH
+    for job, row in zip((long, short), bench.rows([3, 4, 5], [6]), strict=True):
+        np.testing.assert_allclose(job.top_log_probabilities, row[job.top_ids], atol=1e-4)
+
+
+@needs_compiler
+def test_states_that_were_spilled_cost_copies_of_their_own_and_are_right() -> None:
+    bench = Bench(rows=6)
+    jobs = [bench.job([2 + number]) for number in range(12)]
+    for job in jobs:
+        bench.tick(job)
+    again = [bench.job([40], job.slot) for job in jobs[:2]]
+    counts = bench.tick(*again)
+    assert counts.copies_out == 2  # the answer, and states that make room
+    assert counts.copies_in > 1
+    for job, row in zip(again, bench.rows([2, 40], [3, 40]), strict=True):
+        np.testing.assert_allclose(job.top_log_probabilities, row[job.top_ids], atol=1e-4)
 
 
 @pytest.fixture

@@ -12,10 +12,11 @@ import re
 import shutil
 import subprocess
 import tempfile
+from collections import deque
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -30,6 +31,18 @@ needs_compiler = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler to
 
 class DeviceFullError(Exception):
     """The emulated device has no memory left."""
+
+
+class Counts(NamedTuple):
+    """What has been asked of a device so far."""
+
+    launches: int
+    replays: int
+    copies_in: int
+    copies_out: int
+
+    def since(self, before: Counts) -> Counts:
+        return Counts(*(now - then for now, then in zip(self, before, strict=True)))
 
 
 class _Arrays:
@@ -55,16 +68,27 @@ class _Arrays:
 
 
 class EmulatedDevice:
-    """`model.cuda.device.Device`. `launches` counts what was queued one by one, `replays` what was recorded."""
+    """`model.cuda.device.Device`. `launches` counts what was queued one by one, `replays` recordings, `copies_in` and
+    `copies_out` those of either that have run.
+
+    A lazy one does nothing before somebody waits for it, so whoever does not wait sees what was there before.
+    """
 
     memory_errors = (DeviceFullError,)
 
-    def __init__(self, memory: int = 1 << 40) -> None:
+    def __init__(self, memory: int = 1 << 40, *, lazy: bool = False) -> None:
         self.xp = _Arrays(self)
         self.memory = memory
         self.tf32 = False
-        self.launches = self.replays = self.copies = self.waits = 0
+        self.launches = self.replays = self.copies_in = self.copies_out = self.waits = 0
         self._recording: list[Callable[[], None]] | None = None
+        self._lazy = lazy
+        self._queued: deque[Callable[[], None]] = deque()
+        self._begun = 0  # how many of all that was queued have been begun
+
+    @property
+    def counts(self) -> Counts:
+        return Counts(self.launches, self.replays, self.copies_in, self.copies_out)
 
     def kernels(self, name: str, **types: str) -> Callable[[str], Any]:
         library = _compiled(source(name), tuple(sorted(types.items())))
@@ -112,10 +136,13 @@ class EmulatedDevice:
         finally:
             self._recording = None
 
-        def replay() -> None:
-            self.replays += 1
+        def run() -> None:
             for queued in recording:
                 queued()
+
+        def replay() -> None:
+            self.replays += 1
+            self._run(run)
 
         return replay
 
@@ -123,26 +150,30 @@ class EmulatedDevice:
         return np.full(size, 77, np.uint8)
 
     def copy_in(self, array: Any, host: Any) -> None:
-        self.copies += 1
-        self._copy(array, host)
+        self._copy("copies_in", array, host)
 
     def copy_out(self, host: Any, array: Any) -> None:
-        self.copies += 1
-        self._copy(host, array)
+        self._copy("copies_out", host, array)
 
-    def _copy(self, to: Any, origin: Any) -> None:
+    def _copy(self, direction: str, to: Any, origin: Any) -> None:
         assert to.flags.c_contiguous
         assert origin.flags.c_contiguous
 
         def work() -> None:
+            setattr(self, direction, getattr(self, direction) + 1)
             size = min(to.nbytes, origin.nbytes)
             to.reshape(-1).view(np.uint8)[:size] = origin.reshape(-1).view(np.uint8)[:size]
 
         self._queue(work)
 
     def mark(self) -> Callable[[], None]:
+        end = self._begun + len(self._queued)
+
         def wait() -> None:
             self.waits += 1
+            while self._begun < end:
+                self._begun += 1
+                self._queued.popleft()()
 
         return wait
 
@@ -160,7 +191,13 @@ class EmulatedDevice:
             self._recording.append(work)
             return
         self.launches += 1
-        work()
+        self._run(work)
+
+    def _run(self, work: Callable[[], None]) -> None:
+        if self._lazy:
+            self._queued.append(work)
+        else:
+            work()
 
 
 def _argument(value: Any) -> Any:

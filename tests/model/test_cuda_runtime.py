@@ -36,7 +36,7 @@ Make = Callable[..., CudaRuntime]
 
 
 def emulated(model: Artifact, *, float16: bool = False, most: int = 16, **device: Any) -> CudaRuntime:
-    return CudaRuntime(model, EmulatedDevice(**device), float16=float16, most=most)
+    return CudaRuntime(model, EmulatedDevice(lazy=True, **device), float16=float16, most=most)
 
 
 def on_a_gpu(model: Artifact, *, float16: bool = False, most: int = 16) -> CudaRuntime:

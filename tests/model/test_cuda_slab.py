@@ -18,7 +18,7 @@ from model.runtimes.cuda_slab import CudaSlab
 from model.runtimes.residency import HOST, ZERO, Residency
 from model.runtimes.slab import HostSlab, slab_of
 from tests.gpu.device import needs_gpu
-from tests.model.emulated import EmulatedDevice, needs_compiler
+from tests.model.emulated import Counts, EmulatedDevice, needs_compiler
 from tests.model.test_cpu_runtime import V, artifact
 
 SLOTS = 24
@@ -85,7 +85,7 @@ def test_rows_that_are_forgotten_are_free() -> None:
 @pytest.fixture(
     scope="module",
     params=[
-        pytest.param(EmulatedDevice, marks=needs_compiler, id="emulated"),
+        pytest.param(lambda: EmulatedDevice(lazy=True), marks=needs_compiler, id="emulated"),
         pytest.param(lambda: cupy_device(0), marks=needs_gpu, id="on_a_gpu"),
     ],
 )
@@ -187,6 +187,10 @@ def test_without_memory_one_call_fails_and_the_next_does_not() -> None:
     slab.advance(ids(2), ids(1), ids(1))  # what needs nothing more goes on
     device.memory = before
     assert slab.project_words(ids(1), np.arange(V)[None], top_k=3).top_ids.shape == (1, 3)
+    state = runtime.zero_state(1)
+    for word in (1, 2):  # each of which was consumed once
+        state = runtime.advance(ids(word), state)
+    np.testing.assert_array_equal(slab.hidden([1]), state[-1])
 
 
 def test_threads_take_turns(runtime: CudaRuntime) -> None:
@@ -218,10 +222,14 @@ def test_warm_every_size_of_batch_is_recorded_and_no_state_has_changed() -> None
     slab.warm_up(6, top_k=10)
     assert all(not tensor.any() for tensor in slab.read(range(SLOTS)))
     assert slab.residency.resident == 0
-    launched = device.launches
     for batch in range(1, 7):
         slots = np.arange(1, batch + 1)
+        slab.read([0])
+        before = device.counts
         slab.advance(np.zeros(batch, np.int64), np.zeros(batch, np.int64), slots)
         slab.project_words(slots, np.zeros((batch, 1), np.int64), top_k=10)
-    # Only the words on their way: one copy in for the step and one for the projection, which brings its answer itself.
-    assert device.launches - launched == 2 * 6
+        assert device.counts.since(before) == Counts(launches=0, replays=1, copies_in=1, copies_out=1)
+        before = device.counts
+        for _ in range(3):  # in the middle of a text; the third waits to be launched
+            slab.advance(np.zeros(batch, np.int64), slots, slots)
+        assert device.counts.since(before) == Counts(launches=0, replays=2, copies_in=2, copies_out=0)
