@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from model.artifact import Artifact
 from model.cuda.device import cupy_device
 from model.runtimes.base import DeviceMemoryError
 from model.runtimes.cuda import WIDTHS, CudaRuntime
+from model.runtimes.slab import slab_of
 from tests.gpu.device import needs_gpu
 from tests.model.emulated import EmulatedDevice, needs_compiler
 from tests.model.formulas import log_softmax, step
@@ -29,6 +31,7 @@ from tests.model.test_cpu_runtime import (
     stated,
 )
 
+SHIPPED = Path(__file__).parents[2] / "model" / "pretrained" / "english"
 OF_EACH_KIND = pytest.mark.parametrize("kind", KINDS)
 
 
@@ -74,15 +77,55 @@ def test_it_is_the_reference(kind: str, cuda: Make) -> None:
     from model.runtimes.reference import ReferenceRuntime
 
     model = artifact(kind, seed=3)
-    reference = ReferenceRuntime(model)
+    # As they come in a model that was saved in float16. That rounding alone moves the answers of the deep RNN, whose
+    # random weights let states grow apart, by 1.4e-2.
+    rounded = of_weights(model.network, {name: W.astype(np.float16).astype("f") for name, W in model.weights.items()})
     words = some_words(4, 9)
-    expected = reference.log_probabilities(consume(reference, words)[-1])
-    for float16, most, mean in ((False, 1e-4, 1e-5), (True, 5e-2, 5e-3)):
-        runtime = cuda(model, float16=float16)
+    for it, float16, most, mean in ((model, False, 1e-4, 1e-5), (rounded, True, 1e-2, 1e-3)):
+        reference, runtime = ReferenceRuntime(it), cuda(it, float16=float16)
+        expected = reference.log_probabilities(consume(reference, words)[-1])
         change = np.abs(runtime.log_probabilities(consume(runtime, words)[-1]) - expected)
         assert change.max() < most
         assert change.mean() < mean
         assert (change.max() > 1e-4) == float16
+
+
+# Ordinary English, in pieces that are read side by side.
+TEXTS = (
+    "The train was late again this morning, so we walked along the river and talked about the weather",
+    "She opened the letter, read it twice, and put it back into the drawer without saying a word",
+    "I would like to know how much it costs, and whether you could send it before the end of the week",
+    "What are you doing tonight? I was going to watch a film, but I am too tired to go out",
+)
+
+
+def test_float16_is_the_reference_on_the_model_that_ships(cuda: Make) -> None:
+    """Through the states of a slab, word by word: 1e-2 in log-probability, 0.2 % in perplexity."""
+    from model.runtimes.reference import ReferenceRuntime
+
+    model = Artifact.load(SHIPPED)
+    encoded = [model.tokenizer.encode(text).ids for text in TEXTS]
+    words = np.stack([ids[: min(map(len, encoded))] for ids in encoded])
+    streams, length = words.shape
+    reference, runtime = ReferenceRuntime(model), cuda(model, float16=True)
+    state, slab, slots = reference.zero_state(streams), slab_of(runtime, streams + 1), np.arange(streams)
+    before = np.full(streams, model.start_id)
+    surprise = np.zeros(2)
+    for place in range(length):
+        named = words[:, place : place + 1]
+        state = reference.advance(before, state)
+        slab.advance(before, slots, slots)
+        answer, expected = slab.project_words(slots, named, top_k=10), reference.log_probabilities(state[-1])
+        there = np.take_along_axis(expected, named, axis=1)
+        np.testing.assert_allclose(answer.log_probabilities, there, atol=1e-2)
+        tops = np.take_along_axis(expected, answer.top_ids, axis=1)
+        np.testing.assert_allclose(answer.top_log_probabilities, tops, atol=1e-2)
+        surprise += there.sum(), answer.log_probabilities.sum()
+        before = words[:, place].copy()
+    np.testing.assert_allclose(runtime.log_probabilities(slab.hidden(slots)), expected, atol=1e-2)
+    exact, ours = np.exp(-surprise / words.size)
+    assert 20 < exact < 200  # it does read English
+    assert abs(ours / exact - 1) < 2e-3
 
 
 @OF_EACH_KIND
