@@ -12,7 +12,11 @@ from model.runtimes.base import Floats, Ids
 from model.runtimes.layers import Network, Weights, layers, output_layer
 from model.shapes import state_tensors
 
-_CELL_THREADS, _ROW_THREADS, _TOP_THREADS = 256, 256, 512
+_CELL_THREADS, _ROW_THREADS, _LOOK_THREADS = 256, 256, 256
+#: What serving.cu keeps at once of the words that may be among the likeliest.
+_KEPT = 1024
+#: A row of logits is looked at by as many blocks as make about so many in all, `PARTS` at most.
+_BLOCKS, PARTS = 256, 16
 #: Logits of one product, in bytes: they are read twice, and should then still be in the chip's cache of 50 MB.
 LOGIT_BYTES = 32 << 20
 #: Rows and columns of matrices are filled up to a multiple of this, as tensor cores take them.
@@ -75,19 +79,17 @@ class Answers:
         floats = [part.view(np.float32) for part in parts]
         return cls(whole[: ends[-1]], parts[0], floats[1], floats[2], floats[3], parts[4], floats[5])
 
-    def from_row(self, first: int, K: int) -> tuple[Array, ...]:
-        """The parts from this row on, as the kernel takes them."""
-        parts = self.entropies, self.scores, self.ranks, self.normalisers
-        return self.top_ids[first * K :], self.top_values[first * K :], *(part[first:] for part in parts)
-
 
 class CudaNetwork:
-    """Of a state, `stride` float32 values, tensor t begins at `columns[t]`. At most `most` sequences a call.
+    """Of a state, `stride` float32 values, tensor t begins at `columns[t]`. At most `most` sequences a call, and
+    `top_k` likeliest words.
 
     Raises ValueError for weights that float16 cannot hold.
     """
 
-    def __init__(self, device: Device, network: Network, weights: Weights, *, float16: bool, most: int) -> None:
+    def __init__(
+        self, device: Device, network: Network, weights: Weights, *, float16: bool, most: int, top_k: int
+    ) -> None:
         self._device = device
         self._dtype = np.float16 if float16 else np.float32
         xp = device.xp
@@ -125,6 +127,8 @@ class CudaNetwork:
         padded_V = self._output.shape[0]
         self.block = max(1, min(most, LOGIT_BYTES // (4 * padded_V)))
         self.logits = xp.empty((self.block, padded_V), np.float32)
+        # There are n * parts_of(n) pieces.
+        self._findings = xp.empty(max(most, _BLOCKS) * (2 * top_k + 4), np.int32)
 
     def advance(self, n: int, ids: Array, sources: Array, rows: Array, states: Array) -> None:
         """Consume ids (n,) from the states in rows `sources` (n,), -1 for the zero state, into rows `rows` (n,).
@@ -184,20 +188,31 @@ class CudaNetwork:
         kernel, H = self._kernel, self.hidden_size
         hidden = self._hidden[:n]
         kernel("hidden_rows")(n, _ROW_THREADS, hidden, hidden.shape[1], H, *source[1:], rows)
+        parts = parts_of(n, K, self.vocabulary_size)
+        values, words, masses, aheads = self._found(n, parts, K)
         for first in range(0, n, self.block):
             logits = self.logits[: min(self.block, n - first)]
             self._device.product(hidden[first : first + len(logits)], self._output, logits, transpose_b=True)
-            kernel("top_words")(
-                len(logits),
-                _TOP_THREADS,
-                logits,
-                logits.shape[1],
-                self._output_b,
-                self.vocabulary_size,
-                K,
-                targets[first:],
-                *answers.from_row(first, K),
+            kernel("look")(
+                len(logits) * parts,
+                _LOOK_THREADS,
+                *(logits, logits.shape[1], self._output_b, self.vocabulary_size, K, parts, targets[first:]),
+                *(values[first:], words[first:], masses[first:], aheads[first:], answers.scores[first:]),
             )
+        kernel("merge")(
+            n,
+            min(max(parts * K, 32), _LOOK_THREADS),
+            *(values, words, masses, aheads, self.vocabulary_size, K, parts),
+            *(answers.top_ids, answers.top_values, answers.entropies),
+            *(answers.scores, answers.ranks, answers.normalisers),
+        )
+
+    def _found(self, n: int, parts: int, K: int) -> tuple[Array, ...]:
+        """What `look` finds: values and words (n, parts * K), masses (n, parts * 3), words ahead (n, parts)."""
+        sizes = parts * K, parts * K, parts * 3, parts
+        ends = np.cumsum([n * size for size in sizes]).tolist()
+        pieces = [self._findings[end - n * size : end].reshape(n, size) for end, size in zip(ends, sizes, strict=True)]
+        return pieces[0].view(np.float32), pieces[1], pieces[2].view(np.float32), pieces[3]
 
     def log_probabilities(self, n: int, words: Array, normalisers: Array, out: Array) -> None:
         """out (n, N), from the logits and normalisers that `project` left: of words (n, N), or (N,) for all rows."""
@@ -223,6 +238,11 @@ class CudaNetwork:
 
     def _vector(self, b: Floats) -> Array:
         return self._device.xp.asarray(np.ascontiguousarray(b, np.float32))
+
+
+def parts_of(n: int, K: int, V: int) -> int:
+    """In how many pieces each of n rows of V logits is looked at, for K words: of 128 words or more each."""
+    return max(1, min(PARTS, _BLOCKS // n, _KEPT // K, V // 128))
 
 
 def _aligned(size: int) -> int:

@@ -107,7 +107,7 @@ extern "C" __global__ void hidden_rows(weight* out, int out_stride, int H, const
         store(out + (size_t)blockIdx.x * out_stride + i, at(states, stride, rows[blockIdx.x], column + i));
 }
 
-#define THREADS 512
+#define THREADS 256
 #define WARPS (THREADS / 32)
 #define KEPT 1024
 #define LOWEST (-3.402823466e+38f)
@@ -134,12 +134,12 @@ __device__ inline bool before(float x, int word, float other_x, int other_word) 
     return x > other_x || (x == other_x && word < other_word);
 }
 
-// Sorts n values, a power of two that THREADS threads share, the greatest first; equal ones by their words.
+// Sorts n values, a power of two that the block's threads share, the greatest first; equal ones by their words.
 __device__ inline void sort(float* values, int* words, int n) {
     for (int size = 2; size <= n; size *= 2)
         for (int apart = size / 2; apart > 0; apart /= 2) {
             __syncthreads();
-            for (int i = threadIdx.x; i < n; i += THREADS) {
+            for (int i = threadIdx.x; i < n; i += blockDim.x) {
                 int j = i ^ apart;
                 if (j <= i) continue;
                 bool wrong = before(values[j], words[j], values[i], words[i]);
@@ -155,27 +155,35 @@ __device__ inline void sort(float* values, int* words, int n) {
     __syncthreads();
 }
 
-// One block of THREADS threads a row of logits (rows, stride), of which V count; b (V,) is added to each. Gives the
-// K <= 128 likeliest words, K <= V, and their log-probabilities (rows, K), the entropy in nats, log-probability and
-// rank of one word a row (`targets`, -1 for none), and the logarithm of the normaliser.
+// What may come next is found in two looks: `parts` blocks look at each row of logits, then one block merges what they
+// found. A small batch has too few rows to keep a chip busy with a block each.
+
+// One of `parts` equal pieces of a row of logits (rows, stride), of which V count; b (V,) is added to each. Blocks of
+// THREADS threads, the pieces of a row after each other. Gives of each piece the K <= 128 greatest sums, LOWEST where it
+// has fewer, and their words (rows, parts, K); the mass (rows, parts, 3); how many words are before the row's target
+// (rows, parts). targets (rows,), -1 for none; scores (rows,): the targets' sums.
 //
-// The likeliest K words are in the parts of those K threads whose own greatest logits are the greatest: so a second
-// look finds them among the few logits that reach the least of these.
+// The greatest K are in the shares of those K threads whose own greatest are the greatest: so a second pass finds them
+// among the few that reach the least of these.
 extern "C" __global__ void __launch_bounds__(THREADS)
-    top_words(const float* logits, int stride, const float* b, int V, int K, const int* targets, int* top_ids,
-              float* top_values, float* entropies, float* scores, int* ranks, float* normalisers) {
+    look(const float* logits, int stride, const float* b, int V, int K, int parts, const int* targets, float* best_values,
+         int* best_words, float* masses, int* aheads, float* scores) {
     __shared__ float values[KEPT];
     __shared__ int words[KEPT];
-    __shared__ float parts[3][WARPS];
+    __shared__ float sums[3][WARPS];
     __shared__ int counts[WARPS];
     __shared__ int found;
-    const float* row = logits + (size_t)blockIdx.x * stride;
-    int target = targets[blockIdx.x];
+    int row_number = blockIdx.x / parts, part = blockIdx.x % parts;
+    int length = (V + parts - 1) / parts, first = part * length, end = first + length < V ? first + length : V;
+    const float* row = logits + (size_t)row_number * stride;
+    int target = targets[row_number];
     float wanted = target < 0 ? 0.0f : row[target] + b[target];
+    best_values += (size_t)blockIdx.x * K;
+    best_words += (size_t)blockIdx.x * K;
 
     Mass mass = {LOWEST, 0, 0};
     int ahead = 0;
-    for (int v = threadIdx.x; v < V; v += THREADS) {
+    for (int v = first + threadIdx.x; v < end; v += THREADS) {
         float x = row[v] + b[v];
         if (x > mass.most) {
             float apart = mass.most - x, scale = mass.sum == 0 ? 0.0f : expf(apart);
@@ -201,29 +209,29 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     }
     int warp = threadIdx.x / 32;
     if (threadIdx.x % 32 == 0) {
-        parts[0][warp] = mass.most;
-        parts[1][warp] = mass.sum;
-        parts[2][warp] = mass.weighted;
+        sums[0][warp] = mass.most;
+        sums[1][warp] = mass.sum;
+        sums[2][warp] = mass.weighted;
         counts[warp] = ahead;
     }
     sort(values, words, THREADS);
-    mass = {parts[0][0], parts[1][0], parts[2][0]};
-    ahead = counts[0];
-    for (int other = 1; other < WARPS; other++) {
-        mass = both(mass, {parts[0][other], parts[1][other], parts[2][other]});
-        ahead += counts[other];
-    }
-    float log_sum = logf(mass.sum), normaliser = mass.most + log_sum;
     if (threadIdx.x == 0) {
-        float entropy = log_sum - mass.weighted / mass.sum;
-        entropies[blockIdx.x] = entropy < 0 ? 0.0f : entropy;
-        scores[blockIdx.x] = wanted - normaliser;
-        ranks[blockIdx.x] = ahead + 1;
-        normalisers[blockIdx.x] = normaliser;
+        mass = {sums[0][0], sums[1][0], sums[2][0]};
+        ahead = counts[0];
+        for (int other = 1; other < WARPS; other++) {
+            mass = both(mass, {sums[0][other], sums[1][other], sums[2][other]});
+            ahead += counts[other];
+        }
+        float* at = masses + (size_t)blockIdx.x * 3;
+        at[0] = mass.most;
+        at[1] = mass.sum;
+        at[2] = mass.weighted;
+        aheads[blockIdx.x] = ahead;
+        if (part == 0) scores[row_number] = wanted;
     }
     float least = values[K - 1];
     __syncthreads();
-    for (int v = threadIdx.x; v < V; v += THREADS) {
+    for (int v = first + threadIdx.x; v < end; v += THREADS) {
         float x = row[v] + b[v];
         if (x >= least) {
             int place = atomicAdd(&found, 1);
@@ -235,11 +243,9 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     }
     __syncthreads();
     int count = found;
-    int* ids = top_ids + (size_t)blockIdx.x * K;
-    float* tops = top_values + (size_t)blockIdx.x * K;
     if (count <= KEPT) {
         int n = 32;
-        while (n < count) n *= 2;
+        while (n < count || n < K) n *= 2;
         for (int i = threadIdx.x; i < n; i += THREADS)
             if (i >= count) {
                 values[i] = LOWEST;
@@ -247,8 +253,8 @@ extern "C" __global__ void __launch_bounds__(THREADS)
             }
         sort(values, words, n);
         for (int i = threadIdx.x; i < K; i += THREADS) {
-            ids[i] = i < count ? words[i] : 0;  // fewer than K only where logits are not numbers
-            tops[i] = values[i] - normaliser;
+            best_values[i] = values[i];
+            best_words[i] = words[i];
         }
         return;
     }
@@ -258,7 +264,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     for (int k = 0; k < K; k++) {
         float best = LOWEST;
         int best_word = V;
-        for (int v = threadIdx.x; v < V; v += THREADS) {
+        for (int v = first + threadIdx.x; v < end; v += THREADS) {
             float x = row[v] + b[v];
             bool later = k == 0 || before(last, last_word, x, v);
             if (later && before(x, v, best, best_word)) {
@@ -276,21 +282,59 @@ extern "C" __global__ void __launch_bounds__(THREADS)
         }
         __syncthreads();
         if (threadIdx.x % 32 == 0) {
-            parts[0][warp] = best;
+            sums[0][warp] = best;
             counts[warp] = best_word;
         }
         __syncthreads();
         for (int other = 0; other < WARPS; other++)
-            if (before(parts[0][other], counts[other], best, best_word)) {
-                best = parts[0][other];
+            if (before(sums[0][other], counts[other], best, best_word)) {
+                best = sums[0][other];
                 best_word = counts[other];
             }
         last = best;
         last_word = best_word;
         if (threadIdx.x == 0) {
-            ids[k] = best_word < V ? best_word : 0;
-            tops[k] = best - normaliser;
+            best_values[k] = best;
+            best_words[k] = best_word;
         }
+    }
+}
+
+// A block a row, of which `look` found so much in `parts` <= KEPT / K pieces. Gives the K likeliest words and their
+// log-probabilities (rows, K), the entropy in nats, the target's log-probability (in: its sum) and rank, and the
+// logarithm of the normaliser (rows,).
+extern "C" __global__ void merge(const float* best_values, const int* best_words, const float* masses, const int* aheads,
+                                 int V, int K, int parts, int* top_ids, float* top_values, float* entropies,
+                                 float* scores, int* ranks, float* normalisers) {
+    __shared__ float values[KEPT];
+    __shared__ int words[KEPT];
+    size_t first = (size_t)blockIdx.x * parts;
+    int count = parts * K, n = 32;
+    while (n < count) n *= 2;
+    for (int i = threadIdx.x; i < n; i += blockDim.x) {
+        values[i] = i < count ? best_values[first * K + i] : LOWEST;
+        words[i] = i < count ? best_words[first * K + i] : V;
+    }
+    const float* mass_of = masses + first * 3;
+    Mass mass = {mass_of[0], mass_of[1], mass_of[2]};
+    int ahead = aheads[first];
+    for (int part = 1; part < parts; part++) {
+        mass = both(mass, {mass_of[part * 3], mass_of[part * 3 + 1], mass_of[part * 3 + 2]});
+        ahead += aheads[first + part];
+    }
+    float log_sum = logf(mass.sum), normaliser = mass.most + log_sum;
+    if (threadIdx.x == 0) {
+        float entropy = log_sum - mass.weighted / mass.sum;
+        entropies[blockIdx.x] = entropy < 0 ? 0.0f : entropy;
+        scores[blockIdx.x] -= normaliser;
+        ranks[blockIdx.x] = ahead + 1;
+        normalisers[blockIdx.x] = normaliser;
+    }
+    __syncthreads();
+    if (parts > 1) sort(values, words, n);
+    for (int i = threadIdx.x; i < K; i += blockDim.x) {
+        top_ids[(size_t)blockIdx.x * K + i] = words[i] < V ? words[i] : 0;  // fewer than K only where logits are no numbers
+        top_values[(size_t)blockIdx.x * K + i] = values[i] - normaliser;
     }
 }
 

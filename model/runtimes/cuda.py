@@ -75,7 +75,9 @@ class CudaRuntime:
 
     def _allocate(self, artifact: Artifact, *, float16: bool) -> None:
         xp, most = self.on.xp, self.most
-        self.network = CudaNetwork(self.on, artifact.network, artifact.weights, float16=float16, most=most)
+        self.network = CudaNetwork(
+            self.on, artifact.network, artifact.weights, float16=float16, most=most, top_k=WIDTHS[-1]
+        )
         stride, H = self.network.stride, self.network.hidden_size
         # One row more than sequences: what fills a batch up is written there.
         self._staging = Source(

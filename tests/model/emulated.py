@@ -69,7 +69,7 @@ class _Arrays:
 
 class EmulatedDevice:
     """`model.cuda.device.Device`. `launches` counts what was queued one by one, `replays` recordings, `copies_in` and
-    `copies_out` those of either that have run.
+    `copies_out` those of either that have run. `nodes` are how many parts the last recording has.
 
     A lazy one does nothing before somebody waits for it, so whoever does not wait sees what was there before.
     """
@@ -81,6 +81,7 @@ class EmulatedDevice:
         self.memory = memory
         self.tf32 = False
         self.launches = self.replays = self.copies_in = self.copies_out = self.waits = 0
+        self.nodes = 0
         self._recording: list[Callable[[], None]] | None = None
         self._lazy = lazy
         self._queued: deque[Callable[[], None]] = deque()
@@ -135,6 +136,7 @@ class EmulatedDevice:
             work()
         finally:
             self._recording = None
+        self.nodes = len(recording)
 
         def run() -> None:
             for queued in recording:

@@ -11,6 +11,7 @@ import pytest
 
 from model.artifact import Artifact
 from model.cuda.device import cupy_device
+from model.cuda.network import parts_of
 from model.runtimes.base import DeviceMemoryError
 from model.runtimes.cuda import WIDTHS, CudaRuntime
 from model.runtimes.slab import slab_of
@@ -147,9 +148,17 @@ def test_a_row_answers_as_if_it_were_alone(float16: bool, cuda: Make) -> None:
         np.testing.assert_allclose(runtime.log_probabilities(alone[-1])[0], rows[row], atol=1e-3)
 
 
+@pytest.fixture(params=[1, 3, 16])
+def parts(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    """In how many pieces a row of logits is looked at, at most."""
+    monkeypatch.setattr("model.cuda.network.PARTS", request.param)
+    count: int = request.param
+    return count
+
+
 # Fewer words than threads, as many, more; with 3 words, fewer than any recorded width.
-@pytest.mark.parametrize("size", [3, 65, 330, 512, 1300])
-def test_projection_is_the_whole_rows_summed_up(size: int, cuda: Make) -> None:
+@pytest.mark.parametrize("size", [3, 65, 330, 512, 2400])
+def test_projection_is_the_whole_rows_summed_up(size: int, parts: int, cuda: Make) -> None:
     model = artifact("simple_rnn", vocabulary_size=size, embedding_size=4, hidden_size=8)
     runtime = cuda(model)
     hidden, targets = hidden_outputs(model, 4), some_words(4, 1, size)[:, 0]
@@ -188,7 +197,7 @@ def test_words_named_row_by_row(rows: int, top_k: int, cuda: Make) -> None:
         np.testing.assert_allclose(answer.entropies, expected.entropies, atol=1e-4)
 
 
-def test_equally_likely_words_stand_in_the_order_of_ids(cuda: Make) -> None:
+def test_equally_likely_words_stand_in_the_order_of_ids(parts: int, cuda: Make) -> None:
     # 1,500 words of four kinds: more of the best kind than are looked at together.
     for size, kinds in ((700, 4), (5000, 2)):
         b = np.random.default_rng(6).integers(0, kinds, size).astype(np.float32)
@@ -203,11 +212,18 @@ def test_equally_likely_words_stand_in_the_order_of_ids(cuda: Make) -> None:
     np.testing.assert_array_equal(among.top_ids, np.tile(expected, (2, 1)))
 
 
-def test_the_likeliest_words_may_all_lie_in_one_threads_part(cuda: Make) -> None:
+def test_the_likeliest_words_may_all_lie_in_one_threads_part(parts: int, cuda: Make) -> None:
     b = np.zeros(4000, np.float32)
-    b[7::512] = np.arange(8) + 1
-    answer = cuda(projecting(np.zeros((4000, 3)), b)).project(np.zeros((1, 3), np.float32), top_k=9)
-    np.testing.assert_array_equal(answer.top_ids[0], [*range(7 + 7 * 512, 0, -512), 0])
+    b[7::256] = np.arange(16) + 1
+    answer = cuda(projecting(np.zeros((4000, 3)), b)).project(np.zeros((1, 3), np.float32), top_k=17)
+    np.testing.assert_array_equal(answer.top_ids[0], [*range(7 + 15 * 256, 0, -256), 0])
+
+
+def test_a_small_batch_is_looked_at_by_many_blocks_and_a_large_one_by_one_each() -> None:
+    V = 33_278
+    assert [parts_of(n, 16, V) for n in (1, 16, 32, 128, 256, 4096)] == [16, 16, 8, 2, 1, 1]
+    assert parts_of(1, 128, V) == 8  # what is merged has to fit into the memory of a block
+    assert [parts_of(1, 16, size) for size in (3, 127, 300, 2048)] == [1, 1, 2, 16]
 
 
 def test_a_certain_word_leaves_no_entropy(cuda: Make) -> None:
@@ -222,7 +238,7 @@ def test_a_certain_word_leaves_no_entropy(cuda: Make) -> None:
     assert answer.entropies[0] == 0
 
 
-def test_what_is_not_a_number_shows_and_stays_in_its_row(cuda: Make) -> None:
+def test_what_is_not_a_number_shows_and_stays_in_its_row(parts: int, cuda: Make) -> None:
     model = artifact("lstm_stack")
     runtime = cuda(model)
     hidden = hidden_outputs(model, 3)

@@ -222,6 +222,8 @@ def test_warm_every_size_of_batch_is_recorded_and_no_state_has_changed() -> None
     slab.warm_up(6, top_k=10)
     assert all(not tensor.any() for tensor in slab.read(range(SLOTS)))
     assert slab.residency.resident == 0
+    # Two copies; of three layers, a product and a cell each; gather, hidden_rows, a product, look, merge.
+    assert device.nodes == 2 + 3 * 2 + 5
     for batch in range(1, 7):
         slots = np.arange(1, batch + 1)
         slab.read([0])
