@@ -75,7 +75,7 @@ bench-page: $(VENV)/.dev ## the page in a real Chromium: first paint, typing bes
 bench-quality: $(VENV)/.dev ## the model against a 5-gram of its own training text: make bench-quality DATA=folder
 	$(BENCHMARKS) quality --data $(DATA) $(BENCH)
 
-bench-gpu: $(VENV)/.bench ## on a machine with a GPU, CuPy and PyTorch: serving and training beside PyTorch (docs/gpu.md)
+bench-gpu: $(VENV)/.bench ## on a machine with a GPU, CuPy and PyTorch: beside PyTorch (docs/gpu.md); BENCH='--data held-out.txt' compares on that text
 	$(BENCHMARKS) gpu $(BENCH)
 
 BENCHMARKS := PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/python -m tests.benchmarks

@@ -22,7 +22,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     parser.add_argument("benchmark", choices=[*report.SECTIONS, "all"], help=f"all: {', '.join(ALL)}")
     parser.add_argument("--model", type=Path, help="a model directory instead of the one that ships")
-    parser.add_argument("--data", type=Path, help="agreement: the text to compare on; quality: the folder of texts")
+    parser.add_argument("--data", type=Path, help="agreement, gpu: the text to compare on; quality: the folder")
     parser.add_argument("--words", type=int, default=50_000, help="agreement, quality: words of a text (50000)")
     parser.add_argument("--threads", type=_threads, help="engine, adapting: for example 1,2 (1 and all cores, up to 4)")
     parser.add_argument("--sessions", type=int, default=100_000, help="memory: live sessions (100000)")
@@ -107,7 +107,7 @@ def _benchmarks(options: argparse.Namespace, command: str) -> dict[str, Callable
         from tests.benchmarks import gpu
 
         write = None if options.quick else partial(report.write, "gpu", file=options.output)
-        return gpu.run(command, quick=options.quick, model=options.model, write=write)
+        return gpu.run(command, quick=options.quick, model=options.model, data=options.data, write=write)
 
     return {
         "engine": engine,

@@ -22,6 +22,8 @@ from tests.benchmarks.harness import BenchmarkError, MissingError, Worker, inter
 BATCHES = tuple(1 << power for power in range(13))
 PACKAGES = ("numpy", "cupy-cuda13x", "cupy-cuda12x", "chainer", "torch")
 OURS, THEIRS = "cuda", "torch"
+#: Texts that runtimes are compared on.
+STREAMS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +62,14 @@ class Floor:
         return float(product + 2 * 4 * batch * (self.vocabulary + self.state) / bandwidth)
 
 
-def run(command: str, *, quick: bool, model: Path | None, write: Callable[[str], None] | None) -> str:
-    """Measure; `write` is given the section each time there is more of it."""
+def run(
+    command: str, *, quick: bool, model: Path | None, data: Path | None, write: Callable[[str], None] | None
+) -> str:
+    """Measure; `write` is given the section each time there is more of it.
+
+    data: a text to compare runtimes on; without one, one is drawn from the model. Raises BenchmarkError for one that is
+    too short.
+    """
     effort = QUICK if quick else Effort()
     parts = ["## A GPU\n", report.circumstances(command, PACKAGES)]
 
@@ -72,6 +80,7 @@ def run(command: str, *, quick: bool, model: Path | None, write: Callable[[str],
 
     with tempfile.TemporaryDirectory(prefix="nextword-benchmark-") as directory:
         large, shipped = models.large(Path(directory)), models.shipped(Path(directory), model)
+        given = None if data is None else _words(data, Artifact.load(shipped.path), effort)
         ceilings = _ask_once("ceilings", large.path)
         add(
             f"- {ceilings['name']}. Ceilings, measured here: products of random 8192 x 8192 float16 matrices "
@@ -85,7 +94,7 @@ def run(command: str, *, quick: bool, model: Path | None, write: Callable[[str],
         for measured, is_large in ((large, True), (shipped, False)):
             add(*_serving(measured, ceilings, effort, is_large=is_large))
         add(*_training(large, effort))
-        add(*_agreement(shipped, effort))
+        add(*_agreement(shipped, effort, data, given))
     return "\n".join(parts)
 
 
@@ -178,8 +187,24 @@ def _training(measured: models.Measured, effort: Effort) -> list[str]:
     ]
 
 
-def _agreement(measured: models.Measured, effort: Effort) -> list[str]:
-    found = _ask_once("agreement", measured.path, streams=64, words=effort.text)
+def _words(data: Path, artifact: Artifact, effort: Effort) -> list[list[int]]:
+    """The first words of a text, in `STREAMS` pieces that are read side by side: a word of each at a time."""
+    with data.open(encoding="utf-8", errors="replace") as file:
+        text = file.read(STREAMS * effort.text * 40)  # a few more than are wanted, whatever the words are
+    ids = artifact.tokenizer.encode(text).ids[: STREAMS * effort.text]
+    if len(ids) < STREAMS:
+        raise BenchmarkError(f"{data} has {len(ids)} words; {STREAMS} are the least to compare runtimes on")
+    each = len(ids) // STREAMS
+    words: list[list[int]] = ids[: each * STREAMS].reshape(STREAMS, each).T.tolist()
+    return words
+
+
+def _agreement(
+    measured: models.Measured, effort: Effort, data: Path | None, given: list[list[int]] | None
+) -> list[str]:
+    count = effort.text if given is None else len(given)
+    found = _ask_once("agreement", measured.path, streams=STREAMS, words=count, given=given)
+    origin = "drawn from the model" if data is None else f"the beginning of {data.name}"
     reference = found["chainer"][1]
     rows = [
         [name, f"{largest:.1e}", f"{perplexity:.4f}", f"{100 * (perplexity / reference - 1):+.4f} %"]
@@ -193,7 +218,7 @@ def _agreement(measured: models.Measured, effort: Effort) -> list[str]:
     )
     return [
         f"\n### Agreement with Chainer: {measured.description}\n",
-        f"64 texts of {effort.text} words, drawn from the model; whole rows of log-probabilities are compared.\n",
+        f"{STREAMS} texts of {count} words, {origin}; whole rows of log-probabilities are compared.\n",
         *(aim.line() for aim in aims),
         "",
         report.table(["runtime", "largest difference", "perplexity", "of the reference's"], rows),

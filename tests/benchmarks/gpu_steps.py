@@ -129,25 +129,28 @@ def ceilings() -> Callable[..., Answer]:
 
 
 def agreement(artifact: Artifact) -> Callable[..., Answer]:
-    """For each runtime: the largest difference in log-probability from Chainer, and the perplexity, of a text that is
-    drawn from the model itself."""
+    """For each runtime: the largest difference in log-probability from Chainer, and the perplexity, of texts that are
+    given, a word of each at a time, or drawn from the model itself."""
     import model.runtimes
 
     names = ("chainer", "cuda-float32", "cuda")
     runtimes = {name: model.runtimes.load(artifact, name) for name in names}
 
-    def answer(*, streams: int, words: int) -> Answer:
+    def answer(*, streams: int, words: int, given: list[list[int]] | None = None) -> Answer:
         draw = np.random.default_rng(4)
         states = {name: runtime.zero_state(streams) for name, runtime in runtimes.items()}
         ids = np.full(streams, artifact.start_id or 0, np.int64)
         largest, likelihood = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0)
-        for _ in range(words):
+        for place in range(words):
             rows = {}
             for name, runtime in runtimes.items():
                 states[name] = runtime.advance(ids, states[name])
                 rows[name] = runtime.log_probabilities(states[name][-1])
             reference = rows["chainer"]
-            ids = (reference + draw.gumbel(size=reference.shape)).argmax(axis=1)
+            if given is None:
+                ids = (reference + draw.gumbel(size=reference.shape)).argmax(axis=1)
+            else:
+                ids = np.array(given[place], np.int64)
             for name in names:
                 largest[name] = max(largest[name], float(np.abs(rows[name] - reference).max()))
                 likelihood[name] += float(rows[name][np.arange(streams), ids].sum(dtype=np.float64))
