@@ -106,12 +106,12 @@ class Job:
 
 @dataclass(slots=True, eq=False)
 class _Scored:
-    """One word whose score is still to be projected: from `hidden` (H,), the output before it."""
+    """One word whose score is still to be projected: from the output before it, which was put aside in this place."""
 
     job: Job
     index: int
     target: int
-    hidden: Floats
+    place: int
     cache: Cache | None
 
 
@@ -134,6 +134,7 @@ class Engine:
         self._unknown_id = unknown_id
         self._jobs: deque[Job] = deque()
         self._unscored: list[_Scored] = []
+        self._aside = states.slab.aside(SCORE_ROWS + max_batch)
         self.heard: list[asyncio.Event] = []  # of the speeches that went on, for somebody to set
         start = runtime.zero_state(1)
         if start_id is not None:
@@ -151,14 +152,15 @@ class Engine:
     def warm_up(self) -> None:
         """Touch every path once, at the smallest and at the largest batch: first calls are slow ones."""
         width = decoding.candidates(10, self.runtime.vocabulary_size, include_unknown=False)
-        self.states.slab.warm_up(self.max_batch, top_k=width)
+        slab = self.states.slab
+        slab.warm_up(self.max_batch, top_k=width)
         for batch in (1, self.max_batch):
-            ids = np.zeros(batch, dtype=np.int64)
-            state = self.runtime.advance(ids, self.states.read([START] * batch))
-            self.runtime.project_words(state[-1], ids[:, np.newaxis], top_k=width)
-            self.runtime.project(state[-1], top_k=width, targets=ids)
-            self.runtime.project_subset(state[-1], ids[:1], top_k=1)
-        self.runtime.log_probabilities(state[-1][:1])
+            ids, slots = np.zeros(batch, dtype=np.int64), np.full(batch, START, dtype=np.int64)
+            self.runtime.advance(ids, self.states.read(slots))
+            slab.project_words(slots, ids[:, np.newaxis], top_k=width)
+            self._aside.project(np.arange(batch), top_k=width, targets=ids)
+            slab.project_subset(slots, ids[:1], top_k=1)
+        slab.log_probabilities(slots[:1])
 
     def well(self) -> bool:
         """Whether the runtime still computes a sequence that is known to be good."""
@@ -263,21 +265,25 @@ class Engine:
         sources = np.array([job.at for job in jobs], dtype=np.int64)
         slots = np.array([job.slot for job in jobs], dtype=np.int64)
         # The outputs before the words, where somebody needs them: a state may be overwritten by the one after it.
-        needed = [row for row, job in enumerate(jobs) if job.scores_next or job.cache is not None]
-        hidden = self.states.read_hidden(sources[needed]) if needed else _NO_HIDDEN
+        scored = [row for row, job in enumerate(jobs) if job.scores_next]
+        adapting = [row for row, job in enumerate(jobs) if job.cache is not None]
+        place = len(self._unscored)
+        if scored:
+            self._aside.put(sources[scored], place)
+        hidden = self.states.read_hidden(sources[adapting]) if adapting else _NO_HIDDEN
         # Before anything has changed: caches are values, and if the states cannot move on, the old ones count.
-        caches = [
-            None if cache is None else cache.after(key, jobs[row].ids[jobs[row].cursor])
-            for row, key, cache in zip(needed, keys_of(hidden), (jobs[row].cache for row in needed), strict=True)
-        ]
+        caches = [job.cache for job in jobs]
+        for row, key in zip(adapting, keys_of(hidden), strict=True):
+            cache = caches[row]
+            caches[row] = None if cache is None else cache.after(key, jobs[row].ids[jobs[row].cursor])
         self.states.slab.advance(ids, sources, slots)
-        for row, before, cache in zip(needed, hidden, caches, strict=True):
+        for row in scored:
             job = jobs[row]
-            if job.scores_next:
-                index = job.cursor - (job.score_from or 0)
-                self._unscored.append(_Scored(job, index, job.ids[job.cursor], before.copy(), job.cache))
+            index = job.cursor - (job.score_from or 0)
+            self._unscored.append(_Scored(job, index, job.ids[job.cursor], place, job.cache))
+            place += 1
+        for job, cache in zip(jobs, caches, strict=True):
             job.cache = cache
-        for job in jobs:
             job.cursor += 1
 
     def _flush_scores(self) -> None:
@@ -287,11 +293,11 @@ class Engine:
             self._each(waiting[first : first + SCORE_ROWS], self._score, lambda entry: entry.job)
 
     def _score(self, entries: Sequence[_Scored]) -> None:
-        hidden = np.stack([entry.hidden for entry in entries])
+        places = np.array([entry.place for entry in entries], dtype=np.int64)
         targets = np.array([entry.target for entry in entries], dtype=np.int64)
         width = max(entry.job.score_tops for entry in entries)
         caches = [entry.cache for entry in entries]
-        projection = mixture.project(self.runtime, hidden, caches, targets, top_k=width)
+        projection = mixture.project(self._aside, places, caches, targets, top_k=width)
         values = projection.target_log_probabilities.tolist()
         for row, (entry, value, rank) in enumerate(zip(entries, values, projection.target_ranks.tolist(), strict=True)):
             scores = entry.job.scores
@@ -304,9 +310,9 @@ class Engine:
                 scores.tops[entry.index] = tops
 
     def _speak(self, jobs: Sequence[Job]) -> None:
-        hidden = self.states.read_hidden([job.at for job in jobs])
+        slots = np.array([job.at for job in jobs], dtype=np.int64)
         speeches = [job.speech for job in jobs if job.speech is not None]
-        drawn = draw(self.runtime, hidden, [job.cache for job in jobs], speeches, self._unknown_id)
+        drawn = draw(self.states.slab, slots, [job.cache for job in jobs], speeches, self._unknown_id)
         for speech, word in zip(speeches, drawn, strict=True):
             speech.take(word)
             if speech.heard is not None:
@@ -318,11 +324,7 @@ class Engine:
         # By name, not as targets: their ranks, which nobody asks for here, take half as long as all the rest.
         unknown = np.full((len(jobs), 1), self._unknown_id, dtype=np.int64)
         caches = [job.cache for job in jobs]
-        if any(cache is not None for cache in caches):
-            hidden = self.states.read_hidden(slots)
-            projection = mixture.project_words(self.runtime, hidden, caches, unknown, top_k=width)
-        else:
-            projection = self.states.slab.project_words(slots, unknown, top_k=width)
+        projection = mixture.project_words(self.states.slab, slots, caches, unknown, top_k=width)
         self._refuse_nan(projection.entropies)
         rows = zip(
             jobs,
@@ -337,9 +339,9 @@ class Engine:
             job.entropy, job.unknown_log_probability = entropy, log_unknown
 
     def _project_prefix(self, prefix_ids: NDArray[np.int64], jobs: Sequence[Job]) -> None:
-        hidden = self.states.read_hidden([job.at for job in jobs])
+        slots = np.array([job.at for job in jobs], dtype=np.int64)
         caches, width = [job.cache for job in jobs], max(job.candidates for job in jobs)
-        subset = mixture.project_subset(self.runtime, hidden, caches, prefix_ids, top_k=width)
+        subset = mixture.project_subset(self.states.slab, slots, caches, prefix_ids, top_k=width)
         self._refuse_nan(subset.log_probabilities)
         rows = zip(
             jobs,

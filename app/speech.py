@@ -7,6 +7,7 @@ how many words it has said, on nothing else.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -15,11 +16,13 @@ import numpy as np
 
 from model import decoding, mixture
 from model.decoding import Sampling
-from model.mixture import Caches
-from model.runtimes.base import Floats, Runtime
+from model.mixture import Caches, O
+from model.runtimes.base import Floats, Ids, Projects
 
 #: So many distributions are held at once: whole rows over the vocabulary are large.
 ROWS = 32
+#: Who draws among fewer words than this needs no whole distribution. A GPU finds so many likeliest ones at most.
+FEW = 128
 
 
 class Said(NamedTuple):
@@ -113,35 +116,36 @@ class _End:
 
 
 def draw(
-    runtime: Runtime, hidden: Floats, caches: Caches, speeches: Sequence[Speech], unknown_id: int
+    model: Projects[O], outputs: O, caches: Caches, speeches: Sequence[Speech], unknown_id: int
 ) -> list[Said | None]:
-    """The next word of each speech, from the hidden outputs (R, H) and the caches where they stand; never <unk>.
+    """The next word of each speech, from the hidden outputs and the caches where they stand; never <unk>.
 
-    Raises FloatingPointError when the runtime's answer is not a number.
+    Who draws among few words needs no more than the likeliest ones; whole distributions are for the others.
+    Raises FloatingPointError when the model's answer is not a number.
     """
     drawn: list[Said | None] = [None] * len(speeches)
-    greedy = [row for row, speech in enumerate(speeches) if speech.sampling.greedy]
-    if greedy:
-        # Two, since the likeliest may be <unk>.
-        width = min(max(2, *(speeches[row].tops for row in greedy)), runtime.vocabulary_size)
-        nothing = np.empty((len(greedy), 0), np.int64)
-        own = [caches[row] for row in greedy]
-        projection = mixture.project_words(runtime, hidden[greedy], own, nothing, top_k=width)
+    few = [row for row, speech in enumerate(speeches) if _width(speech) <= FEW]
+    if few:
+        width = int(min(max(_width(speeches[row]) for row in few), model.vocabulary_size))
+        nothing = np.empty((len(few), 0), np.int64)
+        projection = mixture.project_words(model, outputs[few], [caches[row] for row in few], nothing, top_k=width)
         _refuse_nan(projection.entropies)
-        tops = zip(projection.top_ids.tolist(), projection.top_log_probabilities.tolist(), strict=True)
-        for row, (ids, values) in zip(greedy, tops, strict=True):
-            best = next((place for place, id in enumerate(ids) if id != unknown_id), None)
-            if best is not None:
-                count = speeches[row].tops
-                drawn[row] = Said(ids[best], values[best], best + 1, ids[:count], values[:count])
-    others = [row for row, speech in enumerate(speeches) if not speech.sampling.greedy]
+        for row, ids, values in zip(few, projection.top_ids, projection.top_log_probabilities, strict=True):
+            drawn[row] = _sampled_among(ids, values, speeches[row], unknown_id)
+    others = sorted(set(range(len(speeches))).difference(few))
     for first in range(0, len(others), ROWS):
         some = others[first : first + ROWS]
-        distributions = mixture.log_probabilities(runtime, hidden[some], [caches[row] for row in some])
+        distributions = mixture.log_probabilities(model, outputs[some], [caches[row] for row in some])
         _refuse_nan(distributions.min(axis=1))
         for row, distribution in zip(some, distributions, strict=True):
             drawn[row] = _sampled(distribution, speeches[row], unknown_id)
     return drawn
+
+
+def _width(speech: Speech) -> float:
+    """How many of the likeliest words it needs: one more than it draws from, of which one may be <unk>."""
+    among = 1 if speech.sampling.greedy else speech.sampling.top_k
+    return math.inf if among is None else max(among + 1, speech.tops)
 
 
 def _sampled(row: Floats, speech: Speech, unknown_id: int) -> Said | None:
@@ -151,6 +155,26 @@ def _sampled(row: Floats, speech: Speech, unknown_id: int) -> Said | None:
         return None
     tops = decoding.likeliest(row, min(speech.tops, len(row))) if speech.tops else np.empty(0, np.int64)
     return Said(id, float(row[id]), decoding.rank(row, id), tops.tolist(), row[tops].tolist())
+
+
+def _sampled_among(top_ids: Ids, top_values: Floats, speech: Speech, unknown_id: int) -> Said | None:
+    """As `_sampled`, from the likeliest words (K,), which have all that can be drawn."""
+    places = np.flatnonzero(top_ids != unknown_id)
+    if speech.sampling.greedy:
+        drawn = int(places[0]) if len(places) else None
+    else:
+        # In the order of ids and beside a word that is impossible, as in a whole distribution: the same number draws
+        # the same word.
+        places = places[np.argsort(top_ids[places])]
+        row = np.append(top_values[places], np.float32(-np.inf))
+        found = decoding.sample(row, speech.sampling, decoding.uniform(speech.seed, len(speech.said)))
+        drawn = None if found is None else int(places[found])
+    if drawn is None:
+        return None
+    tops = slice(speech.tops)
+    return Said(
+        int(top_ids[drawn]), float(top_values[drawn]), drawn + 1, top_ids[tops].tolist(), top_values[tops].tolist()
+    )
 
 
 def _refuse_nan(values: Floats) -> None:

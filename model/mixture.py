@@ -1,7 +1,9 @@
 """What a runtime says of a batch, mixed with what the caches of its sequences say: exact, whatever is asked for.
 
-`caches` has one for each row, None for a sequence that does not adapt. A row whose cache is missing or without pairs is
-answered as the runtime answers it, to the bit.
+`outputs` are R hidden outputs as the model takes them: a runtime arrays (R, H), a slab numbers (R,). `caches` has one
+for each row, None for a sequence that does not adapt. A row whose cache is missing or without pairs is answered as the
+runtime answers it, to the bit. Caches are kept and looked through on the host: the hidden outputs of rows that have one
+come there, and the log-probabilities of the words in them, of the others neither.
 
 With m_w, `weight` times the cache's share of w, p'(w) = (1 - weight) p(w) + m_w. Only words with m_w > 0 come forward,
 so the k likeliest are among the model's k likeliest and the words of the cache. Logarithms are mixed in float64 and
@@ -13,17 +15,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from model import decoding
 from model.adaptation import STEPS, Cache, keys_of
-from model.runtimes.base import Floats, Ids, Projection, Runtime, SubsetProjection, WordsProjection
+from model.runtimes.base import Floats, Ids, Projection, Projects, SubsetProjection, WordsProjection
+from model.runtimes.slab import KeepsOutputs
 
 Doubles = NDArray[np.float64]
 Caches = Sequence[Cache | None]
+O = TypeVar("O", Floats, Ids)  # noqa: E741
 
 #: From so many rows on, the products of keys and queries are computed beside those of the runtime, on another core if
 #: there is one.
@@ -31,45 +35,46 @@ _MANY = 8
 _beside = ThreadPoolExecutor(1, "nextword-recall")
 
 
-def project_words(runtime: Runtime, hidden: Floats, caches: Caches, words: Ids, *, top_k: int) -> WordsProjection:
-    """`Runtime.project_words` of the mixture: hidden (R, H), words (R, N)."""
+def project_words(model: Projects[O], outputs: O, caches: Caches, words: Ids, *, top_k: int) -> WordsProjection:
+    """`Projects.project_words` of the mixture: words (R, N)."""
     found = _adapting(caches)
     if found is None:
-        return runtime.project_words(hidden, words, top_k=top_k)
+        return model.project_words(outputs, words, top_k=top_k)
     rows, N = found.rows, words.shape[1]
-    asked = np.zeros((len(hidden), N + found.words.shape[1]), np.int64)
+    hidden = _hidden(model, outputs[rows])
+    asked = np.zeros((len(outputs), N + found.words.shape[1]), np.int64)
     asked[:, :N] = words
     asked[rows, N:] = found.words
-    summing = _beside.submit(found.masses, hidden[rows]) if len(rows) >= _MANY else None
-    model = runtime.project_words(hidden, asked, top_k=top_k)
-    masses = found.masses(hidden[rows]) if summing is None else summing.result()
-    of_words = model.log_probabilities[:, :N].copy()
+    summing = _beside.submit(found.masses, hidden) if len(rows) >= _MANY else None
+    plain = model.project_words(outputs, asked, top_k=top_k)
+    masses = found.masses(hidden) if summing is None else summing.result()
+    of_words = plain.log_probabilities[:, :N].copy()
     of_words[rows] = _mixed(of_words[rows] + found.log_rest, found.masses_of(masses, words[rows])).logarithms
-    mixed = _mixed(model.log_probabilities[rows, N:] + found.log_rest, masses)  # the words of the caches, (A, G)
-    top_ids, top_values = model.top_ids.copy(), model.top_log_probabilities.copy()
+    mixed = _mixed(plain.log_probabilities[rows, N:] + found.log_rest, masses)  # the words of the caches, (A, G)
+    top_ids, top_values = plain.top_ids.copy(), plain.top_log_probabilities.copy()
     top_ids[rows], top_values[rows] = _likeliest(
         found, top_ids[rows], top_values[rows], mixed.logarithms.astype(np.float32)
     )
-    entropies = model.entropies.copy()
+    entropies = plain.entropies.copy()
     entropies[rows] = _entropies(found, entropies[rows], mixed)
     return WordsProjection(top_ids, top_values, entropies, of_words)
 
 
-def project(runtime: Runtime, hidden: Floats, caches: Caches, targets: Ids, *, top_k: int) -> Projection:
-    """`Runtime.project` of the mixture, ranks and all: hidden (R, H), targets (R,)."""
+def project(model: Projects[O], outputs: O, caches: Caches, targets: Ids, *, top_k: int) -> Projection:
+    """`Projects.project` of the mixture, ranks and all: targets (R,)."""
     adapting, plain = _split(caches)
     if not len(adapting):
-        return runtime.project(hidden, top_k=top_k, targets=targets)
-    R = len(hidden)
+        return model.project(outputs, top_k=top_k, targets=targets)
+    R = len(outputs)
     tops = np.empty((R, top_k), np.int64), np.empty((R, top_k), np.float32)
     result = Projection(*tops, np.empty(R, np.float32), np.empty(R, np.float32), np.empty(R, np.int64))
     if len(plain):
-        part = runtime.project(hidden[plain], top_k=top_k, targets=targets[plain])
+        part = model.project(outputs[plain], top_k=top_k, targets=targets[plain])
         result.top_ids[plain], result.top_log_probabilities[plain] = part.top_ids, part.top_log_probabilities
         result.entropies[plain] = part.entropies
         result.target_log_probabilities[plain] = part.target_log_probabilities
         result.target_ranks[plain] = part.target_ranks
-    whole = log_probabilities(runtime, hidden[adapting], [caches[row] for row in adapting])
+    whole = log_probabilities(model, outputs[adapting], [caches[row] for row in adapting])
     for row, values in zip(adapting.tolist(), whole, strict=True):
         target = int(targets[row])
         top = decoding.likeliest(values, top_k) if top_k else np.empty(0, np.int64)
@@ -81,19 +86,19 @@ def project(runtime: Runtime, hidden: Floats, caches: Caches, targets: Ids, *, t
     return result
 
 
-def project_subset(runtime: Runtime, hidden: Floats, caches: Caches, ids: Ids, *, top_k: int) -> SubsetProjection:
-    """`Runtime.project_subset` of the mixture: hidden (R, H), among the words `ids` (N,)."""
+def project_subset(model: Projects[O], outputs: O, caches: Caches, ids: Ids, *, top_k: int) -> SubsetProjection:
+    """`Projects.project_subset` of the mixture: among the words `ids` (N,)."""
     adapting, plain = _split(caches)
     if not len(adapting):
-        return runtime.project_subset(hidden, ids, top_k=top_k)
-    R, K = len(hidden), min(top_k, len(ids))
+        return model.project_subset(outputs, ids, top_k=top_k)
+    R, K = len(outputs), min(top_k, len(ids))
     result = SubsetProjection(np.empty((R, K), np.int64), np.empty((R, K), np.float32), np.empty(R, np.float32))
     if len(plain):
-        part = runtime.project_subset(hidden[plain], ids, top_k=top_k)
+        part = model.project_subset(outputs[plain], ids, top_k=top_k)
         result.top_ids[plain], result.top_log_probabilities[plain] = part.top_ids, part.top_log_probabilities
         result.log_probabilities[plain] = part.log_probabilities
     ordered = np.sort(ids)
-    whole = log_probabilities(runtime, hidden[adapting], [caches[row] for row in adapting])
+    whole = log_probabilities(model, outputs[adapting], [caches[row] for row in adapting])
     for row, values in zip(adapting.tolist(), whole[:, ordered], strict=True):
         top = decoding.likeliest(values, K) if K else np.empty(0, np.int64)
         result.top_ids[row], result.top_log_probabilities[row] = ordered[top], values[top]
@@ -102,13 +107,13 @@ def project_subset(runtime: Runtime, hidden: Floats, caches: Caches, ids: Ids, *
     return result
 
 
-def log_probabilities(runtime: Runtime, hidden: Floats, caches: Caches) -> Floats:
-    """`Runtime.log_probabilities` of the mixture: hidden (R, H) to whole rows (R, V)."""
-    whole = runtime.log_probabilities(hidden)
+def log_probabilities(model: Projects[O], outputs: O, caches: Caches) -> Floats:
+    """`Projects.log_probabilities` of the mixture: whole rows (R, V)."""
+    whole = model.log_probabilities(outputs)
     found = _adapting(caches)
     if found is None:
         return whole
-    masses = found.masses(hidden[found.rows])
+    masses = found.masses(_hidden(model, outputs[found.rows]))
     for place, row in enumerate(found.rows.tolist()):
         values = whole[row].astype(np.float64)
         own = masses[place] > 0
@@ -118,6 +123,11 @@ def log_probabilities(runtime: Runtime, hidden: Floats, caches: Caches) -> Float
         values[words] = mixed
         whole[row] = values
     return whole
+
+
+def _hidden(model: Projects[Any], outputs: NDArray[Any]) -> Floats:
+    """The hidden outputs themselves, on the host, where the caches are."""
+    return model.hidden(outputs) if isinstance(model, KeepsOutputs) else outputs
 
 
 def _split(caches: Caches) -> tuple[Ids, Ids]:

@@ -7,7 +7,7 @@ A runtime keeps nothing between two calls, knows no session, and answers every r
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,7 +66,29 @@ class DeviceMemoryError(RuntimeError):
     """The device that computes has no memory left for this; what needs less can still be computed."""
 
 
-class Runtime(Protocol):
+Outputs_contra = TypeVar("Outputs_contra", contravariant=True)
+
+
+class Projects(Protocol[Outputs_contra]):
+    """Says what may come next after R hidden outputs: arrays (R, H) for a runtime, or numbers (R,) under which it keeps
+    them where it computes."""
+
+    vocabulary_size: int
+
+    def project(self, outputs: Outputs_contra, /, *, top_k: int, targets: Ids | None = None) -> Projection:
+        """`top_k` in [0, vocabulary_size]; targets (R,)."""
+
+    def project_subset(self, outputs: Outputs_contra, ids: Ids, /, *, top_k: int) -> SubsetProjection:
+        """The same among the N words `ids` (N,) only, each named once; K is min(top_k, N)."""
+
+    def project_words(self, outputs: Outputs_contra, words: Ids, /, *, top_k: int) -> WordsProjection:
+        """As `project`, and the log-probabilities of words (R, N), any of which may be named twice; no ranks."""
+
+    def log_probabilities(self, outputs: Outputs_contra, /) -> Floats:
+        """Whole rows (R, vocabulary_size), for sampling and for tests."""
+
+
+class Runtime(Projects[Floats], Protocol):
     """How the rest of nextword runs a model. All methods are called from one thread at a time.
 
     Every runtime agrees with the Chainer reference within 1e-4 in log-probability (float32), and a row's answer does
@@ -75,7 +97,6 @@ class Runtime(Protocol):
 
     name: str  # what --runtime selects: "chainer", "cpu", "cpu-float32", "cuda"
     device: str  # "cpu", "cuda:0"
-    vocabulary_size: int
     state_tensors: tuple[StateTensor, ...]
 
     def zero_state(self, batch: int) -> State:
@@ -83,15 +104,3 @@ class Runtime(Protocol):
 
     def advance(self, ids: Ids, state: State) -> State:
         """Consume one word a row: ids (B,), each in [0, vocabulary_size); returns new arrays, `state` is unchanged."""
-
-    def project(self, hidden: Floats, *, top_k: int, targets: Ids | None = None) -> Projection:
-        """Distributions from hidden outputs (R, H), `state[-1]`. `top_k` in [0, vocabulary_size]; targets (R,)."""
-
-    def project_subset(self, hidden: Floats, ids: Ids, *, top_k: int) -> SubsetProjection:
-        """The same among the N words `ids` (N,) only, each named once; K is min(top_k, N)."""
-
-    def project_words(self, hidden: Floats, words: Ids, *, top_k: int) -> WordsProjection:
-        """As `project`, and the log-probabilities of words (R, N), any of which may be named twice; no ranks."""
-
-    def log_probabilities(self, hidden: Floats) -> Floats:
-        """Whole rows (R, vocabulary_size), for sampling and for tests."""

@@ -304,6 +304,11 @@ class CudaRuntime:
     def read_hidden(self, source: Source, rows: Ids) -> Floats:
         return self._fetch(source, rows, source.column, self.network.hidden_size)
 
+    def copy_hidden(self, source: Source, rows: Ids, out: Array) -> None:
+        """The hidden outputs of these rows, at most `most`, into an array on the device (R, H)."""
+        (place,) = self._send_now((len(rows), rows, -1))
+        self.network.read_rows(len(rows), out, source, source.column, self.network.hidden_size, place)
+
     def _fetch(self, source: Source, rows: Ids, column: int, size: int) -> Floats:
         values = np.empty((len(rows), size), np.float32)
         flat = self._staging.array.reshape(-1)

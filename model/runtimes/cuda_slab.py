@@ -6,14 +6,16 @@ after them: a step of the service is one launch. They are on their way before an
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
+from model.cuda.device import Array
 from model.cuda.network import NO_MOVES, Moves, Source
-from model.runtimes.answers import joined
-from model.runtimes.base import Floats, Ids, State, WordsProjection
+from model.runtimes.base import Floats, Ids, State
+from model.runtimes.cuda_outputs import CudaAside, CudaOutputs
 from model.runtimes.residency import HOST, ZERO, Placement, Residency
 from model.runtimes.slab import HostRows
 
@@ -27,7 +29,7 @@ T = TypeVar("T")
 SHARE = 0.7
 
 
-class CudaSlab:
+class CudaSlab(CudaOutputs):
     """`model.runtimes.slab.Slab`: rows on the device for the states used last, and the host's memory for all.
 
     Everything is under the runtime's lock: a service reads states from other threads than the one that computes.
@@ -35,7 +37,6 @@ class CudaSlab:
 
     def __init__(self, runtime: CudaRuntime, slots: int, key: str, rows: int | None = None) -> None:
         """key: no other slab of this runtime has it. rows: at most so many on the device, fewer if it is full."""
-        self._runtime = runtime
         self._host = HostRows(runtime.state_tensors, slots)
         stride = runtime.network.stride
         fitting = int(runtime.on.free_memory() * SHARE) // (4 * stride)
@@ -50,7 +51,8 @@ class CudaSlab:
                     raise
                 rows = max(2, rows // 2)
         self.residency = Residency(slots, rows)
-        self._source = Source(key, self._states, stride, runtime.network.columns[-1])
+        super().__init__(runtime, Source(key, self._states, stride, runtime.network.columns[-1]))
+        self._asides = itertools.count()
         self._moves: Moves | None = None  # of the last batch, if it still waits to be launched
         # Of one launch: as many sources and as many slots have to be there together.
         self._most = min(runtime.most, rows // 2)
@@ -81,20 +83,34 @@ class CudaSlab:
 
             self._settled(work)
 
-    def project_words(self, slots: Ids, words: Ids, *, top_k: int) -> WordsProjection:
-        def work() -> WordsProjection:
-            if not self._runtime.recorded(top_k, words.shape[1]):
+    def _ask(self, numbers: Ids, moving: bool, ask: Callable[[slice, Ids, Moves], T]) -> list[T]:
+        def work() -> list[T]:
+            if not moving:
                 self._settle()
-            parts = []
-            for piece in self._pieces(len(slots)):
-                rows, moves = self._place(slots[piece]).sources, self._moves or NO_MOVES
-                parts.append(self._runtime.words_rows(self._source, rows, words[piece], top_k, moves))
+            answers = []
+            for piece in self._pieces(len(numbers)):
+                rows = self._place(numbers[piece]).sources
+                answers.append(ask(piece, rows, self._moves or NO_MOVES))
                 self._moves = None
-            return joined(parts)
+            return answers
 
         return self._runtime.compute(work)
 
-    def hidden(self, slots: Sequence[int] | Ids) -> Floats:
+    def aside(self, places: int) -> CudaAside:
+        key = f"{self._source.key}, aside {next(self._asides)}"
+        return self._runtime.compute(lambda: CudaAside(self._runtime, self, key, places))
+
+    def copy_hidden(self, slots: Ids, out: Array) -> None:
+        """The hidden outputs of these slots (B,), as they are now, into rows of the device (B, H)."""
+
+        def work() -> None:
+            for piece in self._pieces(len(slots)) if len(slots) else ():
+                rows = self._place(slots[piece]).sources
+                self._runtime.copy_hidden(self._source, rows, out[piece])
+
+        self._settled(work)
+
+    def hidden(self, slots: Sequence[int] | Ids, /) -> Floats:
         def work() -> Floats:
             wanted = np.asarray(slots, np.int64)
             rows = self.residency.find(wanted)

@@ -12,7 +12,17 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from model.runtimes.base import Floats, Ids, Runtime, State, StateTensor, WordsProjection
+from model.runtimes.base import (
+    Floats,
+    Ids,
+    Projection,
+    Projects,
+    Runtime,
+    State,
+    StateTensor,
+    SubsetProjection,
+    WordsProjection,
+)
 
 #: Whether the operating system takes back memory page by page.
 _TAKEN_BACK = hasattr(mmap, "MADV_DONTNEED") and hasattr(mmap, "MAP_ANONYMOUS")
@@ -21,8 +31,24 @@ _TAKEN_BACK = hasattr(mmap, "MADV_DONTNEED") and hasattr(mmap, "MAP_ANONYMOUS")
 _RUN = 16
 
 
-class Slab(Protocol):
-    """States by slot; slots are (B,) int64. Every state is zeros at first."""
+@runtime_checkable
+class KeepsOutputs(Protocol):
+    """Keeps hidden outputs under numbers."""
+
+    def hidden(self, numbers: Sequence[int] | Ids, /) -> Floats:
+        """(R, H) copies of them, in the host's memory."""
+
+
+class Aside(Projects[Ids], KeepsOutputs, Protocol):
+    """Hidden outputs that were put aside before their states moved on, by place."""
+
+    def put(self, slots: Ids, first: int) -> None:
+        """Keep those that are in these slots now, in the places from `first` on."""
+
+
+class Slab(Projects[Ids], KeepsOutputs, Protocol):
+    """States by slot; slots are (B,) int64. Every state is zeros at first. What it projects are the hidden outputs of
+    slots, the last tensor of their states."""
 
     def warm_up(self, batch: int, *, top_k: int) -> None:
         """Do what makes the first call of each size up to `batch` slower than the others; no state changes."""
@@ -33,11 +59,8 @@ class Slab(Protocol):
         A sequence may end in the slot it began in; otherwise a slot is written once and is nobody's source.
         """
 
-    def project_words(self, slots: Ids, words: Ids, *, top_k: int) -> WordsProjection:
-        """`Runtime.project_words` of these slots' hidden outputs."""
-
-    def hidden(self, slots: Sequence[int] | Ids) -> Floats:
-        """(B, H) copies of these slots' hidden outputs, the last tensor of their states."""
+    def aside(self, places: int) -> Aside:
+        """Room for so many hidden outputs."""
 
     def read(self, slots: Sequence[int] | Ids) -> State:
         """Copies of these slots' states."""
@@ -82,7 +105,7 @@ class HostRows:
         rows: Ids = np.asarray(slots, dtype=np.int64)
         return tuple(array.take(rows, axis=0) for array in self.arrays)
 
-    def hidden(self, slots: Sequence[int] | Ids) -> Floats:
+    def hidden(self, slots: Sequence[int] | Ids, /) -> Floats:
         return self.arrays[-1].take(np.asarray(slots, dtype=np.int64), axis=0)
 
     def write(self, slots: Sequence[int] | Ids, state: State) -> None:
@@ -108,12 +131,35 @@ class HostRows:
                         memory.madvise(mmap.MADV_DONTNEED, begin, end - begin)
 
 
-class HostSlab(HostRows):
+class _HostOutputs:
+    """Hidden outputs in the host's memory, which the runtime is handed."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self.vocabulary_size = runtime.vocabulary_size
+
+    def hidden(self, numbers: Sequence[int] | Ids, /) -> Floats:
+        raise NotImplementedError
+
+    def project(self, numbers: Ids, /, *, top_k: int, targets: Ids | None = None) -> Projection:
+        return self._runtime.project(self.hidden(numbers), top_k=top_k, targets=targets)
+
+    def project_subset(self, numbers: Ids, ids: Ids, /, *, top_k: int) -> SubsetProjection:
+        return self._runtime.project_subset(self.hidden(numbers), ids, top_k=top_k)
+
+    def project_words(self, numbers: Ids, words: Ids, /, *, top_k: int) -> WordsProjection:
+        return self._runtime.project_words(self.hidden(numbers), words, top_k=top_k)
+
+    def log_probabilities(self, numbers: Ids, /) -> Floats:
+        return self._runtime.log_probabilities(self.hidden(numbers))
+
+
+class HostSlab(HostRows, _HostOutputs):
     """A `Slab` for a runtime that takes and gives arrays."""
 
     def __init__(self, runtime: Runtime, slots: int) -> None:
-        super().__init__(runtime.state_tensors, slots)
-        self._runtime = runtime
+        HostRows.__init__(self, runtime.state_tensors, slots)
+        _HostOutputs.__init__(self, runtime)
 
     def warm_up(self, batch: int, *, top_k: int) -> None:
         """The runtime's own calls are all there is."""
@@ -121,8 +167,23 @@ class HostSlab(HostRows):
     def advance(self, ids: Ids, sources: Ids, slots: Ids) -> None:
         self.write(slots, self._runtime.advance(ids, self.read(sources)))
 
-    def project_words(self, slots: Ids, words: Ids, *, top_k: int) -> WordsProjection:
-        return self._runtime.project_words(self.hidden(slots), words, top_k=top_k)
+    def aside(self, places: int) -> Aside:
+        return _HostAside(self._runtime, self, places)
+
+
+class _HostAside(_HostOutputs):
+    """`Aside`."""
+
+    def __init__(self, runtime: Runtime, slab: HostSlab, places: int) -> None:
+        super().__init__(runtime)
+        self._slab = slab
+        self._outputs = np.zeros((places, runtime.state_tensors[-1].size), np.float32)
+
+    def put(self, slots: Ids, first: int) -> None:
+        self._outputs[first : first + len(slots)] = self._slab.hidden(slots)
+
+    def hidden(self, numbers: Sequence[int] | Ids, /) -> Floats:
+        return self._outputs.take(np.asarray(numbers, dtype=np.int64), axis=0)
 
 
 def _reserved(size: int) -> mmap.mmap | NDArray[np.uint8]:

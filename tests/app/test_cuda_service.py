@@ -12,7 +12,10 @@ import pytest
 from app.engine import Engine, Job
 from app.main import create_app
 from app.settings import Settings
+from app.speech import Speech
 from app.states import START, States
+from model import decoding
+from model.decoding import Sampling
 from model.runtimes.cpu import CpuRuntime
 from model.runtimes.cuda import CudaRuntime
 from model.runtimes.cuda_slab import SHARE, CudaSlab
@@ -158,6 +161,54 @@ def test_states_that_were_spilled_cost_copies_of_their_own_and_are_right() -> No
     assert counts.copies_in > 1
     for job, row in zip(again, bench.rows([2, 40], [3, 40]), strict=True):
         np.testing.assert_allclose(job.top_log_probabilities, row[job.top_ids], atol=1e-4)
+
+
+@needs_compiler
+@pytest.mark.parametrize("sampling", [Sampling(0.0), Sampling(1.0, top_k=40), Sampling(0.7, top_k=100, top_p=0.8)])
+def test_a_word_that_is_said_costs_no_more_than_one_that_is_given(sampling: Sampling) -> None:
+    bench = Bench()
+    speech = Speech([2, 3], 8, sampling, seed=5, tops=3)
+    job = bench.job(speech.ids, speech=speech)
+    counts = [bench.tick(job), *(bench.tick() for _ in range(8))]
+    assert counts[-4:] == [ONE_EACH] * 4
+    for number, said in enumerate(speech.said):
+        (row,) = bench.rows(speech.ids[: 2 + number])
+        expected = decoding.sample(row, sampling, decoding.uniform(5, number), without=0)
+        assert said.id == expected
+        assert said.rank == decoding.rank(row, said.id)
+        np.testing.assert_allclose(said.log_probability, row[said.id], atol=1e-4)
+        np.testing.assert_array_equal(said.top_ids, np.argsort(-row, kind="stable")[:3])
+
+
+@needs_compiler
+def test_scores_come_back_many_at_a_time() -> None:
+    bench = Bench()
+    words = some_words(2, 20)
+    for _ in range(2):
+        jobs = [bench.job(text.tolist(), score_from=0, score_tops=4) for text in words]
+        counts = [bench.tick(*jobs), *(bench.tick() for _ in range(19))]
+    # A word's output is put aside on the device; nothing comes back before the scores of the whole texts do.
+    assert {count.copies_out for count in counts[:-1]} == {0}
+    assert counts[-1].copies_out == 40 // 8 + 1  # the scores, and what may come next
+    for job, text in zip(jobs, words.tolist(), strict=True):
+        rows = bench.rows(*(text[:length] for length in range(20)))
+        np.testing.assert_allclose(job.scores.log_probabilities, rows[np.arange(20), text], atol=1e-4)
+        assert job.scores.ranks == [decoding.rank(row, id) for row, id in zip(rows, text, strict=True)]
+        for (ids, values), row in zip(job.scores.tops or (), rows, strict=True):
+            np.testing.assert_array_equal(ids, np.argsort(-row, kind="stable")[:4])
+            np.testing.assert_allclose(values, row[ids], atol=1e-4)
+
+
+@needs_compiler
+def test_words_that_begin_alike_are_found_where_the_states_are() -> None:
+    bench = Bench()
+    bench.tick(bench.job([2]))
+    among = np.arange(100, 120)
+    job = bench.job([3], prefix="w1", prefix_ids=among)
+    bench.tick(job)
+    (row,) = bench.rows([3])
+    np.testing.assert_array_equal(job.top_ids, among[np.argsort(-row[among], kind="stable")][:10])
+    np.testing.assert_allclose(job.prefix_log_probability, np.log(np.exp(row[among]).sum()), atol=1e-4)
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.engine import Engine, Job
-from app.speech import ROWS, Said, Speech, draw
+from app.speech import ROWS, Said, Speech, _sampled, _sampled_among, _width, draw
 from app.states import START, States
 from model import decoding
 from model.decoding import Sampling
@@ -107,6 +107,27 @@ def test_no_word_that_could_be_said_ends_it() -> None:
     assert drawn == [None, None]
     speeches[0].take(None)
     assert (speeches[0].stopped, speeches[0].goes_on, speeches[0].ready) == (True, False, 0)
+
+
+@given(
+    logits=st.lists(st.integers(-6, 3), min_size=1, max_size=40),
+    top_k=st.integers(1, 45),
+    top_p=st.none() | st.floats(0.01, 1),
+    temperature=st.sampled_from([0.0, 0.3, 1.0, 4.0]),
+    unknown_id=st.integers(0, 39),
+    tops=st.integers(0, 5),
+    seed=st.integers(0, 1000),
+)
+def test_few_words_are_drawn_as_from_the_whole_distribution(
+    logits: list[int], top_k: int, top_p: float | None, temperature: float, unknown_id: int, tops: int, seed: int
+) -> None:
+    row = np.array(logits, np.float32)  # of few kinds: many words are equally likely
+    row -= np.log(np.exp(row).sum())
+    speaking = Speech([], 3, Sampling(temperature, top_k, top_p), seed, tops=min(tops, len(row)))
+    order = np.argsort(-row, kind="stable")[: int(_width(speaking))]
+    if unknown_id < len(row):
+        whole = _sampled(row, speaking, unknown_id)
+        assert _sampled_among(order, row[order], speaking, unknown_id) == whole
 
 
 def test_distributions_are_held_a_few_at_a_time() -> None:

@@ -19,7 +19,7 @@ from model.runtimes.residency import HOST, ZERO, Residency
 from model.runtimes.slab import HostSlab, slab_of
 from tests.gpu.device import needs_gpu
 from tests.model.emulated import Counts, EmulatedDevice, needs_compiler
-from tests.model.test_cpu_runtime import V, artifact
+from tests.model.test_cpu_runtime import V, artifact, assert_equal
 
 SLOTS = 24
 
@@ -99,7 +99,9 @@ _steps = st.lists(
     st.one_of(
         st.tuples(st.just("advance"), st.lists(st.tuples(_slot, _slot), min_size=1, max_size=12)),
         st.tuples(st.just("stay"), st.lists(_slot, min_size=1, max_size=12, unique=True)),
-        st.tuples(st.sampled_from(["clear", "write", "project", "hidden", "trim"]), st.lists(_slot, max_size=9)),
+        st.tuples(
+            st.sampled_from(["clear", "write", "project", "hidden", "trim", "aside"]), st.lists(_slot, max_size=9)
+        ),
     ),
     max_size=14,
 )
@@ -111,6 +113,7 @@ def test_it_is_the_host_slab_whatever_is_spilled(runtime: CudaRuntime, steps: An
     random = np.random.default_rng(seed)
     slab = CudaSlab(runtime, SLOTS, f"test {next(_NUMBERS)}", rows)
     host = HostSlab(runtime, SLOTS)
+    asides = slab.aside(SLOTS), host.aside(SLOTS)
     for name, chosen in steps:
         if name == "advance":
             # A slot is written once in a batch, and is then nobody else's source.
@@ -129,6 +132,10 @@ def test_it_is_the_host_slab_whatever_is_spilled(runtime: CudaRuntime, steps: An
             ours, theirs = (it.project_words(ids(*chosen), words, top_k=3) for it in (slab, host))
             np.testing.assert_array_equal(ours.top_ids, theirs.top_ids)
             np.testing.assert_allclose(ours.log_probabilities, theirs.log_probabilities, atol=1e-5)
+        elif name == "aside":
+            first = int(random.integers(0, SLOTS - len(chosen)))
+            for aside in asides:
+                aside.put(ids(*chosen), first)
         elif name == "hidden":
             np.testing.assert_allclose(slab.hidden(chosen), host.hidden(chosen), atol=1e-5)
         elif name == "write":
@@ -143,6 +150,7 @@ def test_it_is_the_host_slab_whatever_is_spilled(runtime: CudaRuntime, steps: An
         assert slab.residency.resident <= rows
     for ours, theirs in zip(slab.read(range(SLOTS)), host.read(range(SLOTS)), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
+    np.testing.assert_allclose(*(aside.hidden(np.arange(SLOTS)) for aside in asides), atol=1e-5)
 
 
 def test_projections_are_the_runtimes_own(runtime: CudaRuntime) -> None:
@@ -157,6 +165,22 @@ def test_projections_are_the_runtimes_own(runtime: CudaRuntime) -> None:
         np.testing.assert_array_equal(ours.top_ids, theirs.top_ids)
         np.testing.assert_allclose(ours.top_log_probabilities, theirs.top_log_probabilities, atol=1e-6)
         np.testing.assert_allclose(ours.log_probabilities, theirs.log_probabilities, atol=1e-6)
+    aside = slab.aside(9)
+    aside.put(slots, 4)
+    slab.advance(ids(8, 8, 8), slots, slots)  # what was put aside stays
+    np.testing.assert_array_equal(aside.hidden(ids(4, 5, 6)), hidden)
+    for kept, numbers, outputs in ((aside, ids(4, 5, 6), hidden), (slab, slots, slab.hidden(slots))):
+        np.testing.assert_array_equal(kept.log_probabilities(numbers), runtime.log_probabilities(outputs))
+        for top_k in (0, 5, 200):
+            ours, theirs = (
+                kept.project(numbers, top_k=top_k, targets=words[0]),
+                runtime.project(outputs, top_k=top_k, targets=words[0]),
+            )
+            assert_equal(ours, theirs, 1e-6)
+            subset = kept.project_subset(numbers, words[0], top_k=top_k)
+            expected = runtime.project_subset(outputs, words[0], top_k=top_k)
+            np.testing.assert_array_equal(subset.top_ids, expected.top_ids)
+            np.testing.assert_array_equal(subset.log_probabilities, expected.log_probabilities)
 
 
 @needs_compiler
