@@ -15,13 +15,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
-from model.cuda.device import Array, Device
+from model.cuda.device import Device
 from model.cuda.network import NO_MOVES, Answers, CudaNetwork, Moves, Source
 from model.cuda.recordings import Recordings
 from model.runtimes.answers import Fetched, joined, likeliest, unpacked, with_words
 from model.runtimes.base import DeviceMemoryError, Floats, Ids, Projection, State, SubsetProjection, WordsProjection
+from model.runtimes.cuda_copies import CudaCopies
 from model.runtimes.cuda_slab import CudaSlab
 from model.shapes import state_tensors
 
@@ -34,10 +34,6 @@ MOST = 4096
 WIDTHS = (16, 128)
 #: Rows whose whole distributions are fetched at once.
 WHOLE = 64
-#: States that come from or go to the host at once.
-STAGED = 256
-#: Columns of `_inputs`: three of those who consume a word, two of those who are asked about.
-_MOVING, _ASKED = 3, 2
 
 T = TypeVar("T")
 
@@ -63,29 +59,17 @@ class CudaRuntime:
         self.on = device
         self._lock = threading.RLock()
         self._recordings = Recordings(device)
-        self._staged = min(STAGED, most)
         self._narrow = min(WIDTHS[0], self.vocabulary_size)
         self._slabs = itertools.count()
         self.compute(lambda: self._allocate(artifact, float16=float16))
-        self._pinned_inputs = device.pinned(4 * (_MOVING + _ASKED) * most).view(np.int32)
-        self._inputs_sent: Callable[[], None] = lambda: None
         self._pinned_answers = device.pinned(4 * most * (2 * WIDTHS[-1] + 4)).view(np.int32)
-        self._pinned_states = device.pinned(4 * self._staged * self.network.stride).view(np.float32)
-        self._states_sent: Callable[[], None] = lambda: None
 
     def _allocate(self, artifact: Artifact, *, float16: bool) -> None:
         xp, most = self.on.xp, self.most
         self.network = CudaNetwork(
             self.on, artifact.network, artifact.weights, float16=float16, most=most, top_k=WIDTHS[-1]
         )
-        stride, H = self.network.stride, self.network.hidden_size
-        # One row more than sequences: what fills a batch up is written there.
-        self._staging = Source(
-            "staging", xp.zeros((self._staged + 1, stride), np.float32), stride, self.network.columns[-1]
-        )
-        self._hidden = Source("hidden", xp.zeros((self._staged, H), np.float32), H, 0)
-        self._inputs = xp.zeros((_MOVING + _ASKED) * most, np.int32)
-        self._input_views: dict[tuple[int, ...], tuple[Array, list[Array]]] = {}
+        self.copies = CudaCopies(self.on, self.network, self.state_tensors, most)
         self._layouts: dict[tuple[int, int], Answers] = {}
         self._answers = xp.zeros(most * (2 * WIDTHS[-1] + 4), np.int32)
         self._all_words = xp.asarray(np.arange(self.vocabulary_size, dtype=np.int32))
@@ -125,12 +109,12 @@ class CudaRuntime:
         new = self.zero_state(len(ids))
 
         def work() -> None:
-            for first in range(0, len(ids), self._staged):
-                piece = slice(first, first + self._staged)
+            for first in range(0, len(ids), self.copies.staged):
+                piece = slice(first, first + self.copies.staged)
                 rows = np.arange(len(ids[piece]))
-                self.write_rows(self._staging, rows, tuple(tensor[piece] for tensor in state))
-                self.advance_rows(self._staging, Moves(ids[piece], rows, rows))
-                for tensor, values in zip(new, self.read_rows(self._staging, rows), strict=True):
+                self.copies.write_rows(self.copies.staging, rows, tuple(tensor[piece] for tensor in state))
+                self.advance_rows(self.copies.staging, Moves(ids[piece], rows, rows))
+                for tensor, values in zip(new, self.copies.read_rows(self.copies.staging, rows), strict=True):
                     tensor[piece] = values
 
         self.compute(work)
@@ -139,10 +123,12 @@ class CudaRuntime:
     def project(self, hidden: Floats, *, top_k: int, targets: Ids | None = None) -> Projection:
         def work() -> Projection:
             parts = []
-            for first in range(0, max(len(hidden), 1), self._staged):
-                piece = slice(first, first + self._staged)
-                rows = self._send_hidden(hidden[piece])
-                parts.append(self.project_rows(self._hidden, rows, top_k, None if targets is None else targets[piece]))
+            for first in range(0, max(len(hidden), 1), self.copies.staged):
+                piece = slice(first, first + self.copies.staged)
+                rows = self.copies.write_hidden(hidden[piece])
+                parts.append(
+                    self.project_rows(self.copies.hidden, rows, top_k, None if targets is None else targets[piece])
+                )
             return joined(parts)
 
         return self.compute(work)
@@ -153,10 +139,10 @@ class CudaRuntime:
     def project_words(self, hidden: Floats, words: Ids, *, top_k: int) -> WordsProjection:
         def work() -> WordsProjection:
             parts = []
-            for first in range(0, max(len(hidden), 1), self._staged):
-                piece = slice(first, first + self._staged)
-                rows = self._send_hidden(hidden[piece])
-                parts.append(self.words_rows(self._hidden, rows, words[piece], top_k))
+            for first in range(0, max(len(hidden), 1), self.copies.staged):
+                piece = slice(first, first + self.copies.staged)
+                rows = self.copies.write_hidden(hidden[piece])
+                parts.append(self.words_rows(self.copies.hidden, rows, words[piece], top_k))
             return joined(parts)
 
         return self.compute(work)
@@ -166,8 +152,10 @@ class CudaRuntime:
 
     def _whole(self, hidden: Floats, ids: Ids | None) -> Floats:
         pieces = [
-            self.whole_rows(self._hidden, self._send_hidden(hidden[first : first + self._staged]), ids)
-            for first in range(0, len(hidden), self._staged)
+            self.whole_rows(
+                self.copies.hidden, self.copies.write_hidden(hidden[first : first + self.copies.staged]), ids
+            )
+            for first in range(0, len(hidden), self.copies.staged)
         ]
         N = self.vocabulary_size if ids is None else len(ids)
         return np.concatenate(pieces) if pieces else np.empty((0, N), np.float32)
@@ -223,7 +211,7 @@ class CudaRuntime:
         n, r = self._filled(len(moves.ids)), self._filled(len(rows))
         states, fetched = source.array, self._pinned_answers[:0]
         if n + r:
-            host, inputs, columns = self._send(
+            host, inputs, columns = self.copies.prepare(
                 *((n, moves.ids, 0), (n, moves.sources, -1), (n, moves.rows, len(states) - 1)),
                 *((r, rows, -1), (r, targets, -1)),
             )
@@ -241,9 +229,9 @@ class CudaRuntime:
                     self.on.copy_out(fetched, answers.whole)
 
             self._recordings.run((source.key, n, r, K), work)
-            self._inputs_sent = self.on.mark()
-        if r:
-            self._inputs_sent()
+            done = self.copies.prepared_sent()
+            if r:
+                done()
         return Fetched(fetched, r, K, len(rows))
 
     def _width(self, width: int) -> int:
@@ -293,94 +281,6 @@ class CudaRuntime:
             values = np.take_along_axis(whole, top, axis=1)
             parts.append(replace(narrow, top_ids=top, top_log_probabilities=values))
         return joined(parts)
-
-    def read_rows(self, source: Source, rows: Ids) -> State:
-        """Copies of whole states."""
-        stride = self.network.stride
-        values = self._fetch(source, rows, 0, stride)
-        columns = zip(self.network.columns, self.state_tensors, strict=True)
-        return tuple(np.ascontiguousarray(values[:, first : first + tensor.size]) for first, tensor in columns)
-
-    def read_hidden(self, source: Source, rows: Ids) -> Floats:
-        return self._fetch(source, rows, source.column, self.network.hidden_size)
-
-    def copy_hidden(self, source: Source, rows: Ids, out: Array) -> None:
-        """The hidden outputs of these rows, at most `most`, into an array on the device (R, H)."""
-        (place,) = self._send_now((len(rows), rows, -1))
-        self.network.read_rows(len(rows), out, source, source.column, self.network.hidden_size, place)
-
-    def _fetch(self, source: Source, rows: Ids, column: int, size: int) -> Floats:
-        values = np.empty((len(rows), size), np.float32)
-        flat = self._staging.array.reshape(-1)
-        for first in range(0, len(rows), self._staged):
-            n = len(rows[first : first + self._staged])
-            out = flat[: n * size]
-            if source is not self._staging:  # rows 0, 1, ... of which are there already
-                (place,) = self._send_now((n, rows[first : first + n], -1))
-                self.network.read_rows(n, out, source, column, size, place)
-            self._states_sent()
-            fetched = self._pinned_states[: n * size]
-            self.on.copy_out(fetched, out)
-            self.on.mark()()
-            values[first : first + n] = fetched.reshape(n, size)
-        return values
-
-    def write_rows(self, source: Source, rows: Ids, state: State) -> None:
-        """Whole states into these rows."""
-        stride = self.network.stride
-        for first in range(0, len(rows), self._staged):
-            n = len(rows[first : first + self._staged])
-            self._states_sent()
-            values = self._pinned_states[: n * stride]
-            table = values.reshape(n, stride)
-            table[:] = 0
-            for column, tensor in zip(self.network.columns, state, strict=True):
-                table[:, column : column + tensor.shape[1]] = tensor[first : first + n]
-            self.on.copy_in(self._staging.array[:n], values)
-            self._states_sent = self.on.mark()
-            if source is not self._staging:
-                (place,) = self._send_now((n, rows[first : first + n], -1))
-                self.network.write_rows(n, source.array, self._staging.array, place)
-
-    def _send_hidden(self, hidden: Floats) -> Ids:
-        """Put these (R, H) where `_hidden` says; returns their rows."""
-        if len(hidden) == 0:
-            return np.empty(0, np.int64)
-        self._states_sent()
-        values = self._pinned_states[: hidden.size]
-        values.reshape(hidden.shape)[:] = hidden
-        self.on.copy_in(self._hidden.array[: len(hidden)], values)
-        self._states_sent = self.on.mark()
-        return np.arange(len(hidden))
-
-    def _send(self, *columns: tuple[int, Ids, int]) -> tuple[NDArray[np.int32], Array, list[Array]]:
-        """Make integers ready to be sent in one copy, each column filled up to a length with a number.
-
-        Returns what is to be copied, from where and to where, and where the columns are then.
-        """
-        self._inputs_sent()
-        end = 0
-        for length, values, fill in columns:
-            filled = end + len(values)
-            self._pinned_inputs[end:filled] = values
-            end += length
-            self._pinned_inputs[filled:end] = fill
-        whole, parts = self._inputs_for(tuple(length for length, _, _ in columns))
-        return self._pinned_inputs[:end], whole, parts
-
-    def _send_now(self, *columns: tuple[int, Ids, int]) -> list[Array]:
-        host, whole, parts = self._send(*columns)
-        self.on.copy_in(whole, host)
-        self._inputs_sent = self.on.mark()
-        return parts
-
-    def _inputs_for(self, lengths: tuple[int, ...]) -> tuple[Array, list[Array]]:
-        """Where these columns go, and each of them. Views of an array on the device take longer than those here."""
-        if lengths not in self._input_views:
-            ends = np.cumsum(lengths).tolist()
-            parts = [self._inputs[end - length : end] for length, end in zip(lengths, ends, strict=True)]
-            self._input_views[lengths] = self._inputs[: ends[-1]], parts
-        return self._input_views[lengths]
 
     def _answers_for(self, n: int, K: int) -> Answers:
         if (n, K) not in self._layouts:

@@ -67,4 +67,4 @@ class CudaAside(CudaOutputs):
 
     def hidden(self, numbers: Sequence[int] | Ids, /) -> Floats:
         places = np.asarray(numbers, np.int64)
-        return self._runtime.compute(lambda: self._runtime.read_hidden(self._source, places))
+        return self._runtime.compute(lambda: self._runtime.copies.read_hidden(self._source, places))

@@ -106,7 +106,7 @@ class CudaSlab(CudaOutputs):
         def work() -> None:
             for piece in self._pieces(len(slots)) if len(slots) else ():
                 rows = self._place(slots[piece]).sources
-                self._runtime.copy_hidden(self._source, rows, out[piece])
+                self._runtime.copies.copy_hidden(self._source, rows, out[piece])
 
         self._settled(work)
 
@@ -116,7 +116,7 @@ class CudaSlab(CudaOutputs):
             rows = self.residency.find(wanted)
             values = self._host.hidden(wanted)
             there = rows != HOST
-            values[there] = self._runtime.read_hidden(self._source, rows[there])
+            values[there] = self._runtime.copies.read_hidden(self._source, rows[there])
             return values
 
         return self._settled(work)
@@ -127,7 +127,7 @@ class CudaSlab(CudaOutputs):
             rows = self.residency.find(wanted)
             state = self._host.read(wanted)
             there = rows != HOST
-            for values, found in zip(state, self._runtime.read_rows(self._source, rows[there]), strict=True):
+            for values, found in zip(state, self._runtime.copies.read_rows(self._source, rows[there]), strict=True):
                 values[there] = found
             return state
 
@@ -168,11 +168,11 @@ class CudaSlab(CudaOutputs):
         placed = self.residency.place(sources, np.empty(0, np.int64) if slots is None else slots)
         if len(placed.spilled_slots):
             self._settle()
-            self._host.write(placed.spilled_slots, self._runtime.read_rows(self._source, placed.spilled_rows))
+            self._host.write(placed.spilled_slots, self._runtime.copies.read_rows(self._source, placed.spilled_rows))
         if len(placed.loaded_slots):
             self._settle()
             values = self._host.read(placed.loaded_slots)
-            self._runtime.write_rows(self._source, placed.loaded_rows, values)
+            self._runtime.copies.write_rows(self._source, placed.loaded_rows, values)
         return placed
 
     def _pieces(self, count: int) -> Iterator[slice]:
