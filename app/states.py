@@ -6,11 +6,11 @@ A session moves forward by pointing at another slot, so a request that fails lea
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Sequence
 
 import numpy as np
 
+from app.slots import Slots
 from model.runtimes.base import Floats, Ids, Runtime, State
 from model.runtimes.slab import slab_of
 
@@ -38,9 +38,7 @@ class States:
         capacity += self.spare
         self.slab = slab_of(runtime, capacity + 1)
         self._capacity = capacity
-        self._fresh = START + 1
-        # Not a list: each number in that would be an object, which keeps those allocated around it from being freed.
-        self._free: array[int] = array("q")
+        self._slots = Slots(capacity)
         self._shared: dict[int, int] = {}  # how many point at a slot beside the first
 
     @property
@@ -56,7 +54,7 @@ class States:
     @property
     def in_use(self) -> int:
         """How many slots are handed out."""
-        return self._fresh - (START + 1) - len(self._free)
+        return len(self._slots)
 
     @property
     def references(self) -> int:
@@ -65,19 +63,14 @@ class States:
 
     def take(self) -> int:
         """A slot nobody points at. Raises `StatesFullError`."""
-        if self._free:
-            return self._free.pop()
-        if self._fresh > self._capacity:
+        slot = self._slots.take()
+        if not slot:
             raise StatesFullError(f"all {self._capacity} state slots are in use")
-        slot = self._fresh
-        self._fresh += 1
         return slot
 
     def trim(self) -> None:
         """Give the memory of free slots back to the operating system, as far as many lie side by side."""
-        free = np.sort(np.array(self._free, dtype=np.int64))
-        self._free = array("q", free[::-1].tobytes())
-        self.slab.trim(free)
+        self.slab.trim(self._slots.trim())
 
     def share(self, slot: int) -> int:
         """One more points at this slot, and will `free` it; returns the slot."""
@@ -91,7 +84,7 @@ class States:
             return
         others = self._shared.get(slot)
         if others is None:
-            self._free.append(slot)
+            self._slots.free(slot)
         elif others == 1:
             del self._shared[slot]
         else:

@@ -5,13 +5,12 @@ A slot holds one state. The service numbers the slots and knows who points at wh
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-from numpy.typing import NDArray
 
+from model.reserve import Reserve
 from model.runtimes.base import (
     Floats,
     Ids,
@@ -23,12 +22,6 @@ from model.runtimes.base import (
     SubsetProjection,
     WordsProjection,
 )
-
-#: Whether the operating system takes back memory page by page.
-_TAKEN_BACK = hasattr(mmap, "MADV_DONTNEED") and hasattr(mmap, "MAP_ANONYMOUS")
-
-#: It is asked to for at least so many neighbouring slots at once.
-_RUN = 16
 
 
 @runtime_checkable
@@ -88,17 +81,13 @@ def slab_of(runtime: Runtime, slots: int) -> Slab:
 
 
 class HostRows:
-    """States in the host's memory: one (slots, size) array a tensor.
-
-    The arrays are reserved whole, but the operating system commits a page of memory only when a row on it is first
-    written, and `trim` gives pages back.
-    """
+    """States in the host's memory: one (slots, size) array a tensor."""
 
     def __init__(self, tensors: Sequence[StateTensor], slots: int) -> None:
-        self._memory = [_reserved(4 * slots * tensor.size) for tensor in tensors]
+        self._reserves = [Reserve(slots, 4 * tensor.size) for tensor in tensors]
         self.arrays = tuple(
-            np.frombuffer(memory, dtype=np.float32).reshape(slots, tensor.size)
-            for memory, tensor in zip(self._memory, tensors, strict=True)
+            np.frombuffer(reserve.view, dtype=np.float32).reshape(slots, tensor.size)
+            for reserve, tensor in zip(self._reserves, tensors, strict=True)
         )
 
     def read(self, slots: Sequence[int] | Ids) -> State:
@@ -118,17 +107,8 @@ class HostRows:
             array[slots] = 0.0
 
     def trim(self, free: Ids) -> None:
-        runs = np.split(free, np.flatnonzero(np.diff(free) != 1) + 1)
-        for memory, array in zip(self._memory, self.arrays, strict=True):
-            if isinstance(memory, np.ndarray):
-                continue
-            row = array.itemsize * array.shape[1]
-            for run in runs:
-                if len(run) >= _RUN:
-                    begin = -(-int(run[0]) * row // mmap.PAGESIZE) * mmap.PAGESIZE
-                    end = (int(run[-1]) + 1) * row // mmap.PAGESIZE * mmap.PAGESIZE
-                    if end > begin:
-                        memory.madvise(mmap.MADV_DONTNEED, begin, end - begin)
+        for reserve in self._reserves:
+            reserve.trim(free)
 
 
 class _HostOutputs:
@@ -184,10 +164,3 @@ class _HostAside(_HostOutputs):
 
     def hidden(self, numbers: Sequence[int] | Ids, /) -> Floats:
         return self._outputs.take(np.asarray(numbers, dtype=np.int64), axis=0)
-
-
-def _reserved(size: int) -> mmap.mmap | NDArray[np.uint8]:
-    """So many bytes of zeros, no page of which is there before it is written where the system can do that."""
-    if _TAKEN_BACK:
-        return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    return np.zeros(size, dtype=np.uint8)
