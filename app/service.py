@@ -139,7 +139,7 @@ class Service:
     async def running(self) -> AsyncIterator[None]:
         """Load, serve, and at the end let the requests in hand finish."""
         self.scheduler.start(self.store.open)
-        sweeper = asyncio.create_task(self._sweep())
+        sweeper = asyncio.create_task(self._keep_sweeping())
         try:
             yield
         finally:
@@ -403,20 +403,28 @@ class Service:
         session = await self._touch(session)
         return Answer(words, session, session.position, job, scores)
 
-    async def _sweep(self) -> None:
+    async def sweep(self) -> None:
+        """Clear away the sessions whose time is over, and give their memory back when many have left.
+
+        Raises `StoreAwayError`.
+        """
+        while count := await self.store.expire(self.clock()):
+            self.expiries += count
+            self._cleared += count
+            await asyncio.sleep(0)  # the requests in between go on
+        if self._cleared > max(TRIM_SESSIONS, len(self.store)):
+            self.scheduler.states.trim()
+            self.store.trim()
+            _give_back()
+            self._cleared = 0
+
+    async def _keep_sweeping(self) -> None:
         while True:
             await asyncio.sleep(SWEEP_SECONDS)
             if self.scheduler.status is Status.STARTING:
                 continue
             try:
-                while count := await self.store.expire(self.clock()):
-                    self.expiries += count
-                    self._cleared += count
-                    await asyncio.sleep(0)  # the requests in between go on
-                if self._cleared > max(TRIM_SESSIONS, len(self.store)):
-                    self.scheduler.states.trim()
-                    _give_back()
-                    self._cleared = 0
+                await self.sweep()
             except StoreAwayError:
                 continue  # it has said so itself
             except Exception as error:

@@ -178,3 +178,6 @@ class BackedStore:
         for session_id in over:
             await self._hot.delete(session_id)
         return len(over) or await self._hot.expire(now)
+
+    def trim(self) -> None:
+        self._hot.trim()

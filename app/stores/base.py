@@ -94,6 +94,9 @@ class Store(Protocol):
         A store may stop after some of them: call again until it returns 0.
         """
 
+    def trim(self) -> None:
+        """Give back the memory of sessions that are gone."""
+
     def __iter__(self) -> Iterator[Session]:
         """All sessions that are here."""
 

@@ -2,36 +2,19 @@
 
 from __future__ import annotations
 
-import heapq
-import math
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import fields
-from operator import attrgetter
-from typing import Any
+
+import numpy as np
 
 from app.sessions import Session
+from app.stores import packed
 from app.stores.base import ConflictError, StoreFullError
+from app.stores.table import Table
+from model.adaptation import Cache
 
 #: At most so many sessions are cleared away at once, so that the event loop is not held up.
 SWEEP = 500
-
-#: Whether its time is over is looked up at least once in so many seconds of each session.
-LOOK_SECONDS = 3600
-
-_NAMES = tuple(field.name for field in fields(Session))
-_ID = _NAMES.index("id")
-_STATE = _NAMES.index("state")
-_REVISION = _NAMES.index("revision")
-_EXPIRES_AT = _NAMES.index("expires_at")
-_OWNER = _NAMES.index("owner")
-_CACHE = _NAMES.index("cache")
-_LOOK = len(_NAMES)  # the second in which it is looked up again
-_fields_of = attrgetter(*_NAMES)
-
-
-def _session(stored: tuple[Any, ...]) -> Session:
-    return Session(*stored[:_LOOK])
 
 
 class MemoryStore:
@@ -50,22 +33,18 @@ class MemoryStore:
         self._capacity = capacity
         self._most_adapting = adapting
         self._in_use = in_use
-        # A `Session`'s fields and _LOOK in a tuple: of millions of those the garbage collector need not look at one.
-        self._sessions: OrderedDict[str, tuple[Any, ...]] = OrderedDict()
-        # Who is looked at in which second, and those seconds as a heap. A session that is used stays where it is: that
-        # its time is not over shows when it is looked at. So no use costs anything, and no look goes through them all.
-        self._looks: dict[int, dict[str, None]] = {}
-        self._seconds: list[int] = []
+        self._table = Table(capacity, name_at=packed.NAME_AT)
+        self._over = np.empty(0, np.int64)  # rows that were over when all were looked at
         self._owned: Counter[str] = Counter()
-        self._adapting: OrderedDict[str, int] = OrderedDict()  # bytes of the caches, in the same order
+        self._caches: OrderedDict[str, Cache] = OrderedDict()  # of those that adapt, in the same order
         self._cache_bytes = 0
 
     def __len__(self) -> int:
-        return len(self._sessions)
+        return len(self._table)
 
     def __iter__(self) -> Iterator[Session]:
         """The sessions, the one left alone for longest first."""
-        return map(_session, self._sessions.values())
+        return map(self._session, self._table)
 
     @property
     def away(self) -> str | None:
@@ -91,97 +70,86 @@ class MemoryStore:
         return self._owned.get(owner, 0)
 
     def caches(self) -> tuple[int, int]:
-        return len(self._adapting), self._cache_bytes
+        return len(self._caches), self._cache_bytes
 
     async def load(self, session_id: str) -> Session | None:
-        stored = self._sessions.get(session_id)
-        return None if stored is None else _session(stored)
+        row, content = self._table.find(packed.name_of(session_id))
+        return packed.unpack(session_id, content, self._caches.get(session_id)) if row else None
 
     async def commit(self, session: Session, expected_revision: int | None) -> None:
-        sessions = self._sessions
-        stored = sessions.get(session.id)
-        if (None if stored is None else stored[_REVISION]) != expected_revision:
+        table, name = self._table, packed.name_of(session.id)
+        row, content = table.find(name)
+        state, revision = packed.state_and_revision(content) if row else (0, None)
+        if revision != expected_revision:
             raise ConflictError(f"session {session.id} is not of revision {expected_revision}")
-        if stored is None:
-            if session.cache is not None and len(self._adapting) >= self._most_adapting:
-                self._evict(self._adapting)
-            if len(sessions) >= self._capacity:
-                self._evict(sessions)
-            second = self._look_at(session.id, session.expires_at, session.expires_at - session.ttl)
-            sessions[session.id] = (*_fields_of(session), second)
-            self._count_cache(session)
-            if session.owner:
-                self._owned[session.owner] += 1
+        if row:
+            table.use(row, packed.pack(name, session), session.expires_at)
+            self._keep_cache(session)
+            if state != session.state:
+                self._free(state)
             return
-        sessions[session.id] = (*_fields_of(session), stored[_LOOK])
-        sessions.move_to_end(session.id)
-        self._count_cache(session)
-        if stored[_STATE] != session.state:
-            self._free(stored[_STATE])
+        if session.cache is not None and len(self._caches) >= self._most_adapting:
+            self._evict(map(self._row, self._caches), "sessions that adapt")
+        if len(table) >= self._capacity:
+            self._evict(table, "sessions")
+        table.add(name, packed.pack(name, session), session.expires_at)
+        self._keep_cache(session)
+        if session.owner:
+            self._owned[session.owner] += 1
 
     async def delete(self, session_id: str) -> bool:
-        stored = self._sessions.pop(session_id, None)
-        if stored is None:
-            return False
-        self._dropped(stored)
-        return True
+        row = self._row(session_id)
+        if row:
+            self._drop(row)
+        return row != 0
 
     async def expire(self, now: float) -> int:
-        over: list[str] = []
-        later: list[tuple[tuple[Any, ...], float]] = []  # whom to look at again, and when
-        while self._seconds and self._seconds[0] <= now and len(over) < SWEEP:
-            looked = self._looks[self._seconds[0]]
-            while looked and len(over) < SWEEP:
-                session_id, _ = looked.popitem()
-                stored = self._sessions[session_id]
-                in_time = stored[_EXPIRES_AT] > now
-                if in_time or self._in_use(session_id):
-                    later.append((stored, stored[_EXPIRES_AT] if in_time else now))
-                else:
-                    over.append(session_id)
-            if not looked:
-                del self._looks[heapq.heappop(self._seconds)]
-        for stored, until in later:
-            self._sessions[stored[_ID]] = (*stored[:_LOOK], self._look_at(stored[_ID], until, now))
-        for session_id in over:
-            self._dropped(self._sessions.pop(session_id))
-        if over and not self._sessions:
-            self._sessions.clear()  # a dictionary keeps the room that it once needed
-        return len(over)
+        if not len(self._over):
+            self._over = self._table.over(now)
+        dropped = 0
+        while len(self._over) and not dropped:
+            some, self._over = self._over[:SWEEP].tolist(), self._over[SWEEP:]
+            for row in some:
+                # It may have been used, or may even be another session's, since all were looked at.
+                if self._table.is_over(row, now) and not self._in_use(packed.id_of(self._table.record(row))):
+                    self._drop(row)
+                    dropped += 1
+        return dropped
 
-    def _look_at(self, session_id: str, until: float, now: float) -> int:
-        """Have a session looked at when its time may be over; the second."""
-        second = math.ceil(min(until, now + LOOK_SECONDS))
-        if second not in self._looks:
-            self._looks[second] = {}
-            heapq.heappush(self._seconds, second)
-        self._looks[second][session_id] = None
-        return second
+    def trim(self) -> None:
+        self._table.trim()
 
-    def _evict(self, among: Iterable[str]) -> None:
-        for session_id in among:
-            if not self._in_use(session_id):
-                self._dropped(self._sessions.pop(session_id))
+    def _row(self, session_id: str) -> int:
+        return self._table.find(packed.name_of(session_id))[0]
+
+    def _session(self, row: int) -> Session:
+        content = self._table.record(row)
+        session_id = packed.id_of(content)
+        return packed.unpack(session_id, content, self._caches.get(session_id))
+
+    def _evict(self, among: Iterable[int], which: str) -> None:
+        for row in among:
+            if not self._in_use(packed.id_of(self._table.record(row))):
+                self._drop(row)
                 self.evictions += 1
                 return
-        which = "sessions" if among is self._sessions else "sessions that adapt"
         raise StoreFullError(f"there is no room for another one: all {which} are in use")
 
-    def _count_cache(self, session: Session) -> None:
-        if session.cache is not None:
-            adapting, size = self._adapting, session.cache.nbytes
-            self._cache_bytes += size - adapting.get(session.id, 0)
-            adapting[session.id] = size
-            adapting.move_to_end(session.id)
+    def _keep_cache(self, session: Session) -> None:
+        if session.cache is None:
+            return
+        before = self._caches.get(session.id)
+        self._cache_bytes += session.cache.nbytes - (0 if before is None else before.nbytes)
+        self._caches[session.id] = session.cache
+        self._caches.move_to_end(session.id)
 
-    def _dropped(self, stored: tuple[Any, ...]) -> None:
-        self._free(stored[_STATE])
-        looked = self._looks.get(stored[_LOOK])
-        if looked is not None:
-            looked.pop(stored[_ID], None)
-        if stored[_CACHE] is not None:
-            self._cache_bytes -= self._adapting.pop(stored[_ID])
-        owner = stored[_OWNER]
+    def _drop(self, row: int) -> None:
+        session = self._session(row)
+        self._table.remove(row)
+        self._free(session.state)
+        if session.cache is not None:
+            self._cache_bytes -= self._caches.pop(session.id).nbytes
+        owner = session.owner
         if owner:
             self._owned[owner] -= 1
             if not self._owned[owner]:

@@ -113,6 +113,11 @@ async def test_delete(every: dict[str, Any]) -> None:
         states.free(late.state)
 
 
+async def test_nothing_has_a_name_that_is_too_long(every: dict[str, Any]) -> None:
+    async with running(**every) as it:
+        assert await it.service.store.load("x" * 200_000) is None
+
+
 async def test_what_cannot_be_asked_for_holds_up_nobody_else(every: dict[str, Any]) -> None:
     async with running(**every) as it:
         store = it.service.store
