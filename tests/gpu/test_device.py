@@ -71,6 +71,31 @@ def test_what_is_recorded_runs_when_it_is_replayed_and_not_before(device: CupyDe
     assert out[0, 0].get() == 5
 
 
+def test_a_recording_takes_what_is_in_pinned_memory_and_leaves_there_what_comes_out(device: CupyDevice) -> None:
+    xp = device.xp
+    there, back = (device.pinned(4 * 64).view(np.float32) for _ in "ab")
+    with device.running():
+        W, x, out = (
+            xp.asarray(np.eye(64, dtype=np.float32)),
+            xp.zeros((1, 64), np.float32),
+            xp.empty((1, 64), np.float32),
+        )
+
+        def step() -> None:
+            device.copy_in(x, there)
+            device.product(x, W, out, transpose_b=True)
+            device.copy_out(back, out)
+
+        there[:] = 0
+        step()
+        replay = device.record(step)
+        for number in range(3):
+            there[:] = np.arange(64) + number
+            replay()
+            device.mark()()
+            np.testing.assert_array_equal(back, np.arange(64) + number)
+
+
 def test_a_recording_that_fails_leaves_the_device_usable(device: CupyDevice) -> None:
     def fail() -> None:
         raise KeyError("on purpose")
