@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -14,16 +14,15 @@ ZERO, HOST = -1, -2
 _NOTHING = np.empty(0, np.int64)
 
 
-@dataclass(frozen=True, slots=True)
-class Placement:
+class Placement(NamedTuple):
     """The rows for a batch, once what is spilled has been copied to the host, and then what is loaded from it."""
 
     sources: Ids  # (B,) rows to read from, `ZERO` for the zero state
     rows: Ids  # (B,) rows to write to
-    spilled_slots: Ids
-    spilled_rows: Ids
-    loaded_slots: Ids
-    loaded_rows: Ids
+    spilled_slots: Ids = _NOTHING
+    spilled_rows: Ids = _NOTHING
+    loaded_slots: Ids = _NOTHING
+    loaded_rows: Ids = _NOTHING
 
 
 class Residency:
@@ -52,11 +51,15 @@ class Residency:
         """
         self._clock += 1
         before, there = self._row_of[sources], self._row_of[slots]
+        # Most batches need nothing moved, and what finds out what to move takes longer than all the rest.
+        lowest, lowest_there = np.minimum.reduce(before, initial=0), np.minimum.reduce(there, initial=0)
+        if lowest == lowest_there == 0:
+            self._used[before] = self._used[there] = self._clock
+            return Placement(before.astype(np.int64), there.astype(np.int64))
         absent, new, spilled, spilled_slots, loaded = [_NOTHING] * 5
-        # `min` first: most batches need nothing moved, and what finds out what to move takes longer than all the rest.
-        if before.min(initial=0) == HOST:
+        if lowest == HOST:
             absent = np.unique(sources[before == HOST])
-        if there.min(initial=0) < 0:
+        if lowest_there < 0:
             new = slots[there < 0]
             if len(absent):
                 new = np.setdiff1d(new, absent)
