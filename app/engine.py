@@ -20,7 +20,7 @@ from app.histogram import PARTS, ROWS, SECONDS, Histogram
 from app.speech import Speech, draw
 from app.states import START, States
 from model import decoding, mixture
-from model.adaptation import Cache, keys_of
+from model.adaptation import Cache, after
 from model.runtimes.base import Floats, Ids, Runtime
 
 #: So many hidden outputs that wait for a score are projected in one product. More would hold up the other sequences
@@ -273,9 +273,9 @@ class Engine:
         hidden = self.states.read_hidden(sources[adapting]) if adapting else _NO_HIDDEN
         # Before anything has changed: caches are values, and if the states cannot move on, the old ones count.
         caches = [job.cache for job in jobs]
-        for row, key in zip(adapting, keys_of(hidden), strict=True):
-            cache = caches[row]
-            caches[row] = None if cache is None else cache.after(key, jobs[row].ids[jobs[row].cursor])
+        moved = after([caches[row] for row in adapting], hidden, ids[adapting].tolist())
+        for row, cache in zip(adapting, moved, strict=True):
+            caches[row] = cache
         self.states.slab.advance(ids, sources, slots)
         for row in scored:
             job = jobs[row]

@@ -7,18 +7,21 @@ Grave, Joulin and Usunier, "Improving neural language models with a continuous c
 over the last `size` pairs (h_i, w_(i+1)) of the same sequence. Here it says what such pairs are and how they are kept;
 `model.mixture` computes the sum.
 
-Hidden outputs lie in [-1, 1]. For these products h_t and h_i are rounded to 127 steps either way: a quarter of the
-memory, and so of what has to be read for each word, for a change in theta h_t . h_i that tells no words apart.
+Hidden outputs lie in [-1, 1]. For these products h_i is rounded to 127 steps either way, h_t to 63 (`model.products`
+says why): a quarter of the memory, and so of what has to be read for each word, for a change in theta h_t . h_i that
+tells no words apart.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from model.products import KEY_STEPS, Keys, keys_of, offsets_of
 from model.runtimes.base import Floats
 
 #: The most pairs that may be kept: their products are computed for every word.
@@ -30,11 +33,8 @@ MOST_THETA = 100.0
 MARGIN = 64
 _FIRST_ROOM = 32
 
-#: Steps from 0 to 1 in a key.
-STEPS = 127
-
-#: A hidden output as it is kept.
-Keys = NDArray[np.int8]
+#: The rows of `Pairs.table`.
+NUMBERS, OFFSETS, WORDS = range(3)
 
 _WORD = np.dtype("<u4")
 
@@ -62,126 +62,138 @@ class Adaptation:
             raise ValueError(f"weight is {self.weight}; it is between 0 and 1")
 
 
-class _Pairs:
+class Pairs:
     """Pairs in the order in which they came. Those that are there never change; only new ones are put behind them.
 
-    keys (room, H); different words have numbers, and `numbers` (room,) are those of the pairs, `words` (room,) the ids
-    by number. `before`: how many pairs of the sequence came before the first.
+    keys (H, room): a column each, as `model.products` wants them. table (3, room) int32: different words have numbers,
+    and row `NUMBERS` has those of the pairs, `WORDS` the ids by number; `OFFSETS` has the keys' `offsets_of`. `before`:
+    how many pairs of the sequence came before the first.
     """
 
-    __slots__ = ("before", "filled", "keys", "number_of", "numbers", "words")
+    __slots__ = ("before", "filled", "keys", "number_of", "table")
 
     def __init__(self, room: int, width: int, before: int) -> None:
-        self.keys: Keys = np.empty((room, width), np.int8)
-        self.numbers: NDArray[np.int16] = np.empty(room, np.int16)
-        self.words: NDArray[np.int32] = np.empty(room, np.int32)
+        self.keys: Keys = np.empty((width, room), np.int8)
+        self.table: NDArray[np.int32] = np.empty((3, room), np.int32)
         self.number_of: dict[int, int] = {}
         self.before = before
         self.filled = 0
 
-    def put(self, key: Keys, word: int) -> None:
-        end, number_of = self.filled, self.number_of
+    @property
+    def room(self) -> int:
+        room: int = self.table.shape[1]
+        return room
+
+    def put(self, key: Keys, offset: int, word: int) -> None:
+        end, number_of, table = self.filled, self.number_of, self.table
         number = number_of.get(word)
         if number is None:
             number = number_of[word] = len(number_of)
-            self.words[number] = word
-        self.numbers[end] = number
-        self.keys[end] = key
+            table[WORDS, number] = word
+        table[NUMBERS, end] = number
+        table[OFFSETS, end] = offset
+        self.keys[:, end] = key
         self.filled = end + 1
 
     def fill(self, keys: Keys, words: NDArray[np.integer[Any]]) -> None:
-        """Put pairs where there are none yet: keys (n, H), words (n,)."""
+        """Put pairs where there are none yet: keys (H, n), words (n,)."""
         different, numbers = np.unique(words, return_inverse=True)
-        self.keys[: len(keys)] = keys
-        self.numbers[: len(keys)] = numbers
-        self.words[: len(different)] = different
+        n = len(words)
+        self.keys[:, :n] = keys
+        self.table[NUMBERS, :n] = numbers
+        self.table[OFFSETS, :n] = offsets_of(keys.T)
+        self.table[WORDS, : len(different)] = different
         self.number_of = {word: number for number, word in enumerate(different.tolist())}
-        self.filled = len(keys)
+        self.filled = n
 
 
 class Cache:
     """The last pairs of a sequence, `adaptation.size` at most: a value, like the state beside it.
 
-    `after` makes the next one. Caches that come from each other share their pairs, so that most cost next to nothing,
-    those of forks too, until they go different ways. One thread at a time may call `after`; all may read.
+    They end at `end` in `pairs`, whose first `count` numbers are those of words up to there. `after` makes the next
+    one. Caches that come from each other share their pairs, so that most cost next to nothing, those of forks too,
+    until they go different ways. One thread at a time may call `after`; all may read.
     """
 
-    __slots__ = ("_count", "_end", "_pairs", "adaptation")
+    __slots__ = ("adaptation", "count", "end", "pairs")
 
     def __init__(self, adaptation: Adaptation, *, before: int = 0) -> None:
         """One without pairs; so many of the sequence's came `before` and are not known."""
         self.adaptation = adaptation
-        self._pairs = _Pairs(0, 0, before)
-        self._end = 0
-        self._count = 0  # of the numbers that the words up to `_end` have
+        self.pairs = Pairs(0, 0, before)
+        self.end = 0
+        self.count = 0
 
     @classmethod
-    def _of(cls, adaptation: Adaptation, pairs: _Pairs, end: int, count: int) -> Cache:
+    def _of(cls, adaptation: Adaptation, pairs: Pairs, end: int, count: int) -> Cache:
         cache = cls.__new__(cls)
-        cache.adaptation, cache._pairs, cache._end, cache._count = adaptation, pairs, end, count
+        cache.adaptation, cache.pairs, cache.end, cache.count = adaptation, pairs, end, count
         return cache
 
     def __len__(self) -> int:
         """How many pairs there are."""
-        return min(self._end, self.adaptation.size)
+        return min(self.end, self.adaptation.size)
 
     @property
     def _first(self) -> int:
-        return self._end - len(self)
+        return self.end - len(self)
 
     @property
     def keys(self) -> Keys:
         """(n, H) of hidden outputs, each before the word of its pair. To be read only."""
-        return self._pairs.keys[self._first : self._end]
+        return self.pairs.keys[:, self._first : self.end].T
 
     @property
-    def numbers(self) -> NDArray[np.int16]:
+    def numbers(self) -> NDArray[np.int32]:
         """(n,): which of `words` each pair's is."""
-        return self._pairs.numbers[self._first : self._end]
+        return self.pairs.table[NUMBERS, self._first : self.end]
 
     @property
     def words(self) -> NDArray[np.int32]:
         """(G,) ids of different words: all that the pairs have, and maybe a few that they no longer have."""
-        return self._pairs.words[: self._count]
+        return self.pairs.table[WORDS, : self.count]
 
     @property
     def nbytes(self) -> int:
         """What the pairs take in memory; caches that come from each other may share it."""
-        pairs = self._pairs
-        return pairs.keys.nbytes + pairs.numbers.nbytes + pairs.words.nbytes
+        return self.pairs.keys.nbytes + self.pairs.table.nbytes
 
     @property
     def reach(self) -> int:
         """How many words it can go back (`back`)."""
-        return self._end if self._pairs.before == 0 else max(self._end - self.adaptation.size, 0)
+        return self.end if self.pairs.before == 0 else max(self.end - self.adaptation.size, 0)
 
     def after(self, key: Keys, word: int) -> Cache:
         """The cache once `word` has been consumed, which came after the hidden output of `key` (H,)."""
-        pairs = self._pairs
-        if pairs.filled != self._end or self._end == len(pairs.keys):
+        return self._after(key, int(offsets_of(key)), word)
+
+    def _after(self, key: Keys, offset: int, word: int) -> Cache:
+        pairs = self.pairs
+        if pairs.filled != self.end or self.end == pairs.room:
             # Others went on from here before, or there is no room.
             pairs = self._moved(len(key))
-        pairs.put(key, word)
+        pairs.put(key, offset, word)
         return Cache._of(self.adaptation, pairs, pairs.filled, len(pairs.number_of))
 
     def back(self, count: int) -> Cache | None:
         """The cache as it was so many words ago; None if it is not known any more (`reach`)."""
         if count > self.reach:
             return None
-        end = self._end - count
-        return Cache._of(self.adaptation, self._pairs, end, int(self._pairs.numbers[:end].max(initial=-1)) + 1)
+        end = self.end - count
+        return Cache._of(self.adaptation, self.pairs, end, int(self.pairs.table[NUMBERS, :end].max(initial=-1)) + 1)
 
     def anew(self, position: int) -> Cache:
         """One without pairs that adapts as this one does, for the same sequence after `position` words."""
         return Cache(self.adaptation, before=position)
 
-    def _moved(self, width: int) -> _Pairs:
-        size, old = self.adaptation.size, self._pairs
-        kept = min(self._end, size + MARGIN)
-        first = self._end - kept
-        new = _Pairs(min(2 * kept + _FIRST_ROOM, size + 2 * MARGIN), width, old.before + first)
+    def _moved(self, width: int) -> Pairs:
+        size, old = self.adaptation.size, self.pairs
+        kept = min(self.end, size + MARGIN)
+        first = self.end - kept
+        new = Pairs(min(2 * kept + _FIRST_ROOM, size + 2 * MARGIN), width, old.before + first)
         if kept:
-            new.fill(old.keys[first : self._end], old.words[old.numbers[first : self._end]])
+            words = old.table[WORDS, old.table[NUMBERS, first : self.end]]
+            new.fill(old.keys[:, first : self.end], words)
         return new
 
     def pack(self) -> bytes:
@@ -202,25 +214,23 @@ class Cache:
         if words.max(initial=0) > np.iinfo(np.int32).max:
             raise ValueError(f"the cache names the word {words.max()}")
         keys = np.frombuffer(content, np.int8, offset=words.nbytes).reshape(count, width)
-        if keys.min(initial=0) < -STEPS:
-            raise ValueError(f"the cache holds values below -{STEPS}")
+        if keys.min(initial=0) < -KEY_STEPS:
+            raise ValueError(f"the cache holds values below -{KEY_STEPS}")
         cache = cls(adaptation, before=position - count)
         if not count:
             return cache
-        pairs = _Pairs(min(2 * count + _FIRST_ROOM, adaptation.size + 2 * MARGIN), width, position - count)
-        pairs.fill(keys, words)
+        pairs = Pairs(min(2 * count + _FIRST_ROOM, adaptation.size + 2 * MARGIN), width, position - count)
+        pairs.fill(keys.T, words)
         return cls._of(adaptation, pairs, count, len(pairs.number_of))
 
 
-def keys_of(hidden: Floats) -> Keys:
-    """(B, H) hidden outputs as keys.
-
-    >>> keys_of(np.array([[1.0, -0.5, 0.003]], np.float32)).tolist()
-    [[127, -64, 0]]
-    """
-    with np.errstate(invalid="ignore"):  # what is not a number is noticed by who asks for probabilities
-        keys: Keys = np.rint(np.clip(hidden, -1, 1) * np.float32(STEPS)).astype(np.int8)
-    return keys
+def after(caches: Sequence[Cache | None], hidden: Floats, words: Sequence[int]) -> list[Cache | None]:
+    """`Cache.after` of each, with its word and the hidden output (H,) in its row; None for a sequence without one."""
+    keys = keys_of(hidden)
+    return [
+        None if cache is None else cache._after(key, offset, word)
+        for cache, key, offset, word in zip(caches, keys, offsets_of(keys).tolist(), words, strict=True)
+    ]
 
 
 def packed_bytes(count: int, width: int) -> int:

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model import mixture
-from model.adaptation import Adaptation, Cache, keys_of
+from model.adaptation import Adaptation, Cache, after
 from model.artifact import Artifact
 from model.keystrokes import SPECIALS, SUGGESTIONS, Typist
 from model.measurement import (
@@ -179,8 +179,7 @@ def _hidden_outputs(
             hidden.append(state[-1])
             caches += current[:live]
             if adaptation is not None:
-                came = zip(current[:live], keys_of(state[-1]), ids[positions[-1]].tolist(), strict=True)
-                current = [None if cache is None else cache.after(key, id) for cache, key, id in came]
+                current = after(current[:live], state[-1], ids[positions[-1]].tolist())
             at += 1
             live = int((lengths > at).sum())
             if not live:

@@ -69,8 +69,8 @@ class CpuRuntime:
         self.state_tensors = state_tensors(network)
         self._before = tuple(tensor.name for tensor in self.state_tensors)
         self._after = [after(tensor) for tensor in self.state_tensors]
-        self._advance = _session(advance_graph(network, weights, arithmetic), self.threads)
-        self._project = _session(projection_graph(network, weights, arithmetic), self.threads)
+        self._advance = session(advance_graph(network, weights, arithmetic), self.threads)
+        self._project = session(projection_graph(network, weights, arithmetic), self.threads)
 
     def zero_state(self, batch: int) -> State:
         return tuple(np.zeros((batch, tensor.size), np.float32) for tensor in self.state_tensors)
@@ -143,7 +143,7 @@ def _quota() -> int:
     return sys.maxsize if cores < 0 else cores
 
 
-def _session(model: Model, threads: int) -> onnxruntime.InferenceSession:
+def session(model: Model, threads: int) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1

@@ -152,7 +152,8 @@ class Oracle:
         if adaptation is not None and self.pairs:
             scores = {}
             for place, (hidden, _) in enumerate(self.pairs[-adaptation.size :]):
-                key, query = (np.rint(h.astype(np.float64) * 127) / 127 for h in (hidden, self.state[-1][0]))
+                key = np.rint(hidden.astype(np.float64) * 127) / 127
+                query = np.rint(self.state[-1][0].astype(np.float64) * 63) / 63
                 scores[place] = np.exp(adaptation.theta * key @ query)
             shares = np.zeros_like(row)
             for place, (_, id) in enumerate(self.pairs[-adaptation.size :]):

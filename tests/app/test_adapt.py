@@ -347,7 +347,7 @@ async def test_many_at_once_adapting_and_not_each_as_if_alone(service: Running) 
 
 
 async def test_memory_is_bounded_and_told() -> None:
-    row = 5 + 6  # a hidden output, a word and its number
+    row = 5 + 12  # a hidden output; its offset, a word and its number
     async with running(max_adapting_sessions=3, max_sessions=6, adapt_size=8) as service:
         first = await opened(service, True, words=TEXT * 30)
         shown = (await service.client.get(f"/v1/sessions/{first}")).json()

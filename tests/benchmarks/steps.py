@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from model.adaptation import STEPS, Adaptation, Cache
+from model.adaptation import Adaptation, Cache
 from model.artifact import Artifact
+from model.products import KEY_STEPS
 from model.runtimes.base import Floats, Ids
 from model.shapes import state_tensors
 from tests.benchmarks.harness import Answer, MissingError, answer_questions, median
@@ -97,7 +98,7 @@ def full_cache(adaptation: Adaptation, artifact: Artifact, seed: int) -> Cache:
     chances = 1 / np.arange(1, V + 1)
     random = np.random.default_rng(seed)
     words = random.choice(V, adaptation.size, p=chances / chances.sum()).astype("<u4")
-    keys = random.integers(-STEPS, STEPS + 1, (adaptation.size, width)).astype(np.int8)
+    keys = random.integers(-KEY_STEPS, KEY_STEPS + 1, (adaptation.size, width)).astype(np.int8)
     content = words.tobytes() + keys.tobytes()
     return Cache.unpack(adaptation, content, count=adaptation.size, width=width, position=adaptation.size)
 

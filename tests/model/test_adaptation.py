@@ -5,7 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.adaptation import MARGIN, Adaptation, Cache, keys_of, packed_bytes
+from model import adaptation
+from model.adaptation import MARGIN, OFFSETS, Adaptation, Cache, packed_bytes
+from model.products import keys_of, offsets_of
 
 H = 3
 
@@ -77,7 +79,7 @@ def test_it_goes_back_to_the_first_word_while_that_is_at_hand_and_some_words_alw
 
 
 def test_its_memory_is_bounded_and_short_sequences_have_little() -> None:
-    cache, one = Cache(Adaptation(500)), H + 6
+    cache, one = Cache(Adaptation(500)), H + 12
     assert cache.nbytes == 0
     assert after(cache, range(20)).nbytes <= 32 * one
     assert after(cache, range(5000)).nbytes <= (500 + 2 * MARGIN) * one
@@ -102,8 +104,8 @@ def test_what_is_out_of_range_is_refused_by_name(changes: dict[str, float]) -> N
 
 
 def test_bytes_that_are_no_cache_are_refused() -> None:
-    adaptation = Adaptation(4)
-    content = after(Cache(adaptation), range(9)).pack()
+    four = Adaptation(4)
+    content = after(Cache(four), range(9)).pack()
     for count, position, given_bytes in (
         (3, 9, content),
         (4, 3, content),
@@ -111,18 +113,26 @@ def test_bytes_that_are_no_cache_are_refused() -> None:
         (4, 9, content + b"0"),
     ):
         with pytest.raises(ValueError, match="pairs"):
-            Cache.unpack(adaptation, given_bytes, count=count, width=H, position=position)
+            Cache.unpack(four, given_bytes, count=count, width=H, position=position)
     with pytest.raises(ValueError, match="the word 4294967295"):
-        Cache.unpack(adaptation, b"\xff" * 4 + content[4:], count=4, width=H, position=9)
+        Cache.unpack(four, b"\xff" * 4 + content[4:], count=4, width=H, position=9)
     broken = content[:-1] + b"\x80"
     with pytest.raises(ValueError, match="below -127"):
-        Cache.unpack(adaptation, broken, count=4, width=H, position=9)
+        Cache.unpack(four, broken, count=4, width=H, position=9)
 
 
-def test_keys_are_hidden_outputs_in_127_steps_either_way() -> None:
-    hidden = np.random.default_rng(0).uniform(-1, 1, (20, 30)).astype(np.float32)
-    keys = keys_of(hidden)
-    assert keys.dtype == np.int8
-    np.testing.assert_allclose(keys / 127, hidden, atol=0.5 / 127 + 1e-6)
-    assert keys_of(np.array([[-1, 1, 5, -5]], np.float32)).tolist() == [[-127, 127, 127, -127]]
-    assert keys_of(np.full((1, 2), np.nan, np.float32)).shape == (1, 2), "others notice"
+def test_many_move_on_as_each_alone_would() -> None:
+    hidden = np.random.default_rng(0).uniform(-1, 1, (4, H)).astype(np.float32)
+    caches = [after(Cache(Adaptation(5)), range(9)), None, Cache(Adaptation(2)), after(Cache(Adaptation(3)), range(2))]
+    words = [4, 5, 6, 7]
+    for cache, next_one, key, word in zip(
+        caches, adaptation.after(caches, hidden, words), keys_of(hidden), words, strict=True
+    ):
+        if cache is None:
+            assert next_one is None
+        else:
+            assert next_one is not None
+            assert next_one.pack() == cache.after(key, word).pack()
+            assert (
+                next_one.pairs.table[OFFSETS, : next_one.end] == offsets_of(next_one.pairs.keys.T)[: next_one.end]
+            ).all()

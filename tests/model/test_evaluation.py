@@ -111,7 +111,7 @@ def brute_force(
         p = np.exp(scores) / np.exp(scores).sum()
         if adaptation is not None and pairs:
             lately = pairs[-adaptation.size :]
-            near = np.exp([adaptation.theta * (np.rint(h * 127) @ key) / 127**2 for key, _ in lately])
+            near = np.exp([adaptation.theta * (np.rint(h * 63) / 63) @ (key / 127) for key, _ in lately])
             p *= 1 - adaptation.weight
             for (_, word), share in zip(lately, near / near.sum(), strict=True):
                 p[word] += adaptation.weight * share

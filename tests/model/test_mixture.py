@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from model import mixture
-from model.adaptation import Adaptation, Cache, keys_of
+from model.adaptation import Adaptation, Cache
+from model.products import keys_of
 from model.runtimes.base import Floats, Ids, Runtime
 from model.runtimes.cpu import CpuRuntime
 from tests.app.fake_runtime import FakeRuntime
@@ -20,8 +21,8 @@ from tests.model.test_cpu_runtime import artifact
 Array = NDArray[np.float64]
 
 
-def rounded(hidden: Floats) -> Array:
-    return np.rint(hidden.astype(np.float64) * 127) / 127
+def rounded(hidden: Floats, steps: int) -> Array:
+    return np.rint(hidden.astype(np.float64) * steps) / steps
 
 
 def oracle(row: Array, hidden: Floats, pairs: Sequence[tuple[Floats, int]], adaptation: Adaptation) -> Array:
@@ -30,8 +31,8 @@ def oracle(row: Array, hidden: Floats, pairs: Sequence[tuple[Floats, int]], adap
     pairs = pairs[-adaptation.size :]
     if not pairs:
         return p
-    query = rounded(hidden)
-    scores = np.array([adaptation.theta * np.dot(rounded(key), query) for key, _ in pairs])
+    query = rounded(hidden, 63)
+    scores = np.array([adaptation.theta * np.dot(rounded(key, 127), query) for key, _ in pairs])
     scores = np.exp(scores - scores.max())
     shares = np.zeros_like(p)
     for (_, word), score in zip(pairs, scores, strict=True):

@@ -1,0 +1,60 @@
+"""Products against NumPy's, in integers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from model.products import KEY_STEPS, ONE, QUERY_STEPS, Keys, keys_of, offsets_of, products, queries_of
+
+
+def check(hidden: np.ndarray, keys: list[Keys]) -> None:
+    """hidden (B, H), keys b (H, n_b): what is found is exact."""
+    found = products(queries_of(hidden), keys)
+    assert found.dtype == np.int32
+    steps = np.rint(hidden.astype(np.float64) * QUERY_STEPS).astype(np.int64)
+    expected = [row @ columns.astype(np.int64) for row, columns in zip(steps, keys, strict=True)]
+    offsets = [offsets_of(columns.T) for columns in keys]
+    np.testing.assert_array_equal(found - np.concatenate(offsets), np.concatenate(expected))
+
+
+@given(
+    rooms=st.lists(st.one_of(st.integers(1, 4), st.sampled_from([31, 64, 65, 130, 628])), min_size=1, max_size=40),
+    width=st.sampled_from([1, 3, 5, 32, 257]),
+    seed=st.integers(0, 2**32 - 1),
+)
+@settings(max_examples=100, deadline=None)
+def test_they_are_exact_however_many_there_are(rooms: list[int], width: int, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    keys = [random.integers(-KEY_STEPS, KEY_STEPS + 1, (width, room)).astype(np.int8) for room in rooms]
+    check(random.uniform(-1, 1, (len(rooms), width)).astype(np.float32), keys)
+
+
+@pytest.mark.parametrize("key", [-1, 1])
+@pytest.mark.parametrize("query", [-1, 1])
+def test_the_largest_do_not_saturate(query: int, key: int) -> None:
+    keys = np.full((1150, 70), key * KEY_STEPS, np.int8)
+    hidden = np.full((1, 1150), query, np.float32)
+    check(hidden, [keys])
+    assert (products(queries_of(hidden), [keys]) - offsets_of(keys.T) == query * key * 1150 * ONE).all()
+
+
+def test_keys_are_hidden_outputs_in_127_steps_either_way() -> None:
+    hidden = np.random.default_rng(0).uniform(-1, 1, (20, 30)).astype(np.float32)
+    keys = keys_of(hidden)
+    assert keys.dtype == np.int8
+    np.testing.assert_allclose(keys / 127, hidden, atol=0.5 / 127 + 1e-6)
+    assert keys_of(np.array([[-1, 1, 5, -5]], np.float32)).tolist() == [[-127, 127, 127, -127]]
+
+
+def test_queries_are_hidden_outputs_in_63_steps_either_way_around_64() -> None:
+    hidden = np.random.default_rng(0).uniform(-1, 1, (20, 30)).astype(np.float32)
+    np.testing.assert_allclose((queries_of(hidden).astype(int) - 64) / 63, hidden, atol=0.5 / 63 + 1e-6)
+    assert queries_of(np.array([[-1, 1, 5, -5]], np.float32)).tolist() == [[1, 127, 127, 1]]
+
+
+def test_what_is_not_a_number_is_for_others_to_notice() -> None:
+    hidden = np.full((1, 2), np.nan, np.float32)
+    assert keys_of(hidden).shape == queries_of(hidden).shape == (1, 2)
