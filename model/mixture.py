@@ -161,11 +161,12 @@ class _Adapting:
         tables = np.concatenate([of_one.table for of_one in pairs], axis=1)
         found = products(queries_of(hidden), [of_one.keys for of_one in pairs]) - tables[OFFSETS]
         # These are of all that there is room for, row after row: (T,). Of them the last pairs of each row, (A, N).
-        begins = np.cumsum([0, *(of_one.room for of_one in pairs[:-1])])[:, None]
-        lengths, ends = np.array([(len(cache), cache.end) for cache in self.caches]).T[:, :, None]
-        N = int(lengths.max())
-        absent = np.arange(N) >= lengths
-        places = np.where(absent, 0, begins + ends - lengths + np.arange(N))
+        rooms = np.array([[of_one.keys.shape[1]] for of_one in pairs])
+        ends = np.array([[cache.end] for cache in self.caches])
+        lengths = np.minimum(ends, [[cache.adaptation.size] for cache in self.caches])
+        pair = np.arange(lengths.max())
+        absent = pair >= lengths
+        places = np.where(absent, 0, rooms.cumsum()[:, None] - rooms + ends - lengths + pair)
         scores = found.take(places) * np.array([[cache.adaptation.theta / ONE] for cache in self.caches])
         numbers = tables[NUMBERS].take(places)
         scores[absent], numbers[absent] = -np.inf, G  # G is nobody's
