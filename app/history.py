@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from array import array
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from heapq import nlargest
 
 from app.engine import Job
@@ -33,9 +33,11 @@ Key = tuple[bytes, int, bytes]
 class History:
     """States of the past, the ones that nobody has asked for longest forgotten first. On the event loop only."""
 
-    def __init__(self, scheduler: Scheduler) -> None:
+    def __init__(self, scheduler: Scheduler, clock: Callable[[], float]) -> None:
         self._scheduler = scheduler
-        self._kept: OrderedDict[Key, int] = OrderedDict()
+        self._clock = clock
+        #: Their slots, and until when a session lives that has not been used since it last asked for one.
+        self._kept: OrderedDict[Key, tuple[int, float]] = OrderedDict()
         self._places: dict[bytes, set[tuple[int, bytes]]] = {}  # what is kept of each family
 
     def __len__(self) -> int:
@@ -44,7 +46,7 @@ class History:
 
     def __iter__(self) -> Iterator[int]:
         """The slots of those."""
-        return iter(self._kept.values())
+        return (slot for slot, _ in self._kept.values())
 
     def keep(self, session: Session) -> None:
         """Keep the state that a session stands at, which is about to go on."""
@@ -54,7 +56,15 @@ class History:
     def forget(self, session: Session) -> None:
         """Keep nothing of a session any more, nor of its forks, who can have it computed again."""
         for place in self._places.pop(session.family, ()):
-            self._scheduler.states.free(self._kept.pop((session.family, *place)))
+            slot, _ = self._kept.pop((session.family, *place))
+            self._scheduler.states.free(slot)
+
+    def forget_old(self) -> None:
+        """Keep nothing any more that no session has asked for in its whole life time: most who could are gone, and the
+        others can have it computed again. Looks at all that is kept."""
+        now = self._clock()
+        for key in [key for key, (_, until) in self._kept.items() if until <= now]:
+            self._drop(key)
 
     async def state_at(self, session: Session, position: int) -> tuple[int, Cache | None]:
         """The slot of a session's state at `position`, and its cache there if it adapts; one more points at the slot,
@@ -113,9 +123,7 @@ class History:
         places = self._places.get(session.family, ())
         for place, digest in nlargest(TRIES, (item for item in places if best <= item[0] <= position)):
             if digest == _digest(session, place):
-                key = (session.family, place, digest)
-                self._kept.move_to_end(key)
-                return place, states.share(self._kept[key])
+                return place, states.share(self._ask((session.family, place, digest), session))
         if not marks:
             return 0, START
         slot = self._scheduler.take_state()
@@ -126,20 +134,30 @@ class History:
         digest = _digest(session, position)
         key = (session.family, position, digest)
         if key in self._kept:
-            self._kept.move_to_end(key)
+            self._ask(key, session)
             return
         states = self._scheduler.states
         if not states.spare:
             return
         while len(self._kept) >= states.spare:
-            old, dropped = self._kept.popitem(last=False)
-            states.free(dropped)
-            others = self._places[old[0]]
-            others.discard(old[1:])
-            if not others:
-                del self._places[old[0]]
-        self._kept[key] = states.share(slot)
+            self._drop(next(iter(self._kept)))
+        self._kept[key] = states.share(slot), self._clock() + session.ttl
         self._places.setdefault(session.family, set()).add((position, digest))
+
+    def _ask(self, key: Key, session: Session) -> int:
+        slot, until = self._kept[key]
+        self._kept[key] = slot, max(until, self._clock() + session.ttl)
+        self._kept.move_to_end(key)
+        return slot
+
+    def _drop(self, key: Key) -> None:
+        slot, _ = self._kept.pop(key)
+        self._scheduler.states.free(slot)
+        family, position, digest = key
+        places = self._places[family]
+        places.discard((position, digest))
+        if not places:
+            del self._places[family]
 
 
 def _digest(session: Session, position: int) -> bytes:

@@ -120,7 +120,7 @@ class Service:
             max_queue=settings.max_queue,
             spare_bytes=settings.history_bytes,
         )
-        self.history = History(self.scheduler)
+        self.history = History(self.scheduler, clock)
         self.store, key = choose(
             settings,
             Records(self.scheduler, artifact.id),
@@ -413,6 +413,7 @@ class Service:
             self._cleared += count
             await asyncio.sleep(0)  # the requests in between go on
         if self._cleared > max(TRIM_SESSIONS, len(self.store)):
+            self.history.forget_old()
             self.scheduler.states.trim()
             self.store.trim()
             _give_back()

@@ -144,6 +144,31 @@ async def test_nothing_is_kept_of_a_session_that_is_deleted(service: Running) ->
     await assert_stands(service, other, PLAIN[:4])
 
 
+async def test_nothing_is_kept_of_sessions_that_are_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.service.TRIM_SESSIONS", 2)
+    async with running(session_ttl_seconds=60) as service:
+        history, states = service.service.history, service.service.scheduler.states
+        over = [await typed(service, PLAIN[:6]) for _ in range(3)]
+        service.clock.now += 30
+        session = await typed(service, PLAIN[:8])
+        fork = (await forked(service, over[0]))["session_id"]
+        await rewound(service, fork, 4)
+        assert len(history) == 3 * 5 + 7
+        service.clock.now += 31
+        await service.service.sweep()
+        # Those of the session that lives, and the one that a fork was brought back to.
+        assert len(history) == 7 + 1
+        assert states.references == len(history) + 2
+        service.runtime.batches.clear()
+        for position in (7, 3, 1):
+            await rewound(service, session, position)
+        await rewound(service, fork, 4)
+        assert service.runtime.batches == []
+        await assert_stands(service, session, PLAIN[:1])
+        await rewound(service, fork, 3)
+        await assert_stands(service, fork, PLAIN[:3])
+
+
 async def test_where_it_stands_nothing_changes(service: Running) -> None:
     session = await typed(service, PLAIN[:5])
     service.runtime.batches.clear()
