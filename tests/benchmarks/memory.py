@@ -226,8 +226,8 @@ def run(command: str, *, model: Path | None, counts: Sequence[int]) -> str:
         "\nA real server; every session was opened over HTTP by a word and is still live when all are. Bytes each: "
         "what the resident memory grew by from the first hundredth of the sessions to the last. Latencies: "
         f"{PROBES:,} one-word predicts one after the other, each to a session drawn at random. A session also keeps "
-        "its last words, at most 256, two bytes each (four where the vocabulary is over 65,536). Those that "
-        "were asked again are then deleted, and all others expire.\n",
+        "its last words, at most 16,384, two bytes each (four where the vocabulary is over 65,536); here there are one "
+        "or two. Those that were asked again are then deleted, and all others expire.\n",
         *(aim.line() for aim in aims),
         f"\n{report.table(head, rows)}",
     ]
