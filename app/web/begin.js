@@ -1,3 +1,3 @@
-const begin = () => import("./page.js"); // after the first paint
-requestAnimationFrame(() => setTimeout(begin));
-setTimeout(begin, 200); // if there is none
+const begin = () => import("./page.js");
+new PerformanceObserver(begin).observe({ type: "paint", buffered: true });
+setTimeout(begin, 200); // if nothing is painted

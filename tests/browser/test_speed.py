@@ -44,6 +44,18 @@ def test_the_first_paint_waits_for_nothing_but_the_html(page: Page, server: Serv
         route.abort()
 
 
+def test_the_scripts_begin_after_the_first_paint(page: Page) -> None:
+    """Or 200 ms after they could have begun, if nothing was painted by then: a window that nobody sees."""
+    paint, ready, began = page.evaluate(
+        """() => [
+            performance.getEntriesByName("first-contentful-paint")[0].startTime,
+            performance.getEntriesByName(new URL("begin.js", location).href)[0].responseEnd,
+            performance.getEntriesByName(new URL("page.js", location).href)[0].startTime,
+        ]"""
+    )
+    assert began >= min(paint, ready + 199)
+
+
 def test_without_a_script_there_is_something_to_look_at(page: Page, server: Server) -> None:
     page.context.route("**/*.js", lambda route: route.abort())
     page.goto("about:blank")
