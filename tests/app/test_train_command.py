@@ -112,7 +112,7 @@ def test_a_recipe_is_needed() -> None:
         (["--recipe", "wikitext-2-small", "--data", "no"], r"no: no such file or folder"),
         (["--recipe", "simple-sequence", "--data", "empty.txt"], r"empty\.txt: the file is empty"),
         (["--recipe", "simple-sequence", "--data", "latin.txt"], r"latin\.txt: not UTF-8: byte 0xfc"),
-        (["--recipe", "english-small", "--data", "short.txt"], r"a vocabulary of 20,002 words was asked for"),
+        (["--recipe", "english-small", "--data", "short.txt"], r"a vocabulary of 30,002 words was asked for"),
     ],
 )
 def test_what_cannot_be_is_told_in_one_line(
