@@ -14,7 +14,7 @@ from model.shapes import parameter_shapes
 from model.tokenizer import END, UNKNOWN, Tokenizer
 
 #: The shape of the model that ships, for where it is not there.
-SHIPPED_SHAPE = {"kind": "lstm_stack", "vocabulary_size": 20_002, "embedding_size": 256, "hidden_sizes": [512, 256]}
+SHIPPED_SHAPE = {"kind": "lstm_stack", "vocabulary_size": 30_002, "embedding_size": 256, "hidden_sizes": [512, 256]}
 #: WikiText-2's vocabulary and AWD-LSTM's layers (Merity et al. 2018).
 LARGE_SHAPE = {
     "kind": "lstm_stack",
