@@ -74,7 +74,7 @@ def test_a_text_without_documents_is_validated_on_its_end(preparing: Preparing) 
 def test_a_text_takes_the_place_of_any_recipes_own(name: str, preparing: Preparing) -> None:
     recipe = load(name)
     path = preparing.folder / "text.txt"
-    numbers = " ".join(f"w{number}" for number in range(21_000))
+    numbers = " ".join(f"w{number}" for number in range(31_000))
     path.write_text("\n".join([numbers, *sentences(200)]), encoding="utf-8")
     data = prepare(recipe, path, preparing.out, resume=False, console=Console(file=preparing.said))
     words = {"<unk>", "<eos>"} | set(path.read_text().split())
