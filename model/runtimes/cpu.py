@@ -144,6 +144,7 @@ def _quota() -> int:
 
 
 def session(model: Model, threads: int) -> onnxruntime.InferenceSession:
+    """A graph ready to run in so many threads, which do not spin when they have nothing to do."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1

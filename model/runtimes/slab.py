@@ -5,6 +5,7 @@ A slot holds one state. The service numbers the slots and knows who points at wh
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
@@ -111,15 +112,15 @@ class HostRows:
             reserve.trim(free)
 
 
-class _HostOutputs:
+class _HostOutputs(ABC):
     """Hidden outputs in the host's memory, which the runtime is handed."""
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
         self.vocabulary_size = runtime.vocabulary_size
 
-    def hidden(self, numbers: Sequence[int] | Ids, /) -> Floats:
-        raise NotImplementedError
+    @abstractmethod
+    def hidden(self, numbers: Sequence[int] | Ids, /) -> Floats: ...
 
     def project(self, numbers: Ids, /, *, top_k: int, targets: Ids | None = None) -> Projection:
         return self._runtime.project(self.hidden(numbers), top_k=top_k, targets=targets)
