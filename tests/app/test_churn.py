@@ -68,8 +68,10 @@ async def test_memory_is_back_when_all_sessions_have_expired() -> None:
         await it.service.sweep()
         after = resident()
         assert (len(it.service.store), it.service.scheduler.states.in_use) == (0, 0)
+        assert it.service.expiries == 1000 + SESSIONS
         assert full - before > SESSIONS * 200
         assert after - before < 0.1 * (full - before)
+        assert after < 1.1 * before
         assert len(stays) == 30 * SESSIONS // 500
 
 
