@@ -16,6 +16,10 @@ from model.adaptation import Cache
 #: At most so many sessions are cleared away at once, so that the event loop is not held up.
 SWEEP = 500
 
+#: So many sessions are at hand as they are, beside the table that has all, so that while one goes on word by word its
+#: record need neither be found nor read again.
+AT_HAND = 1024
+
 
 class MemoryStore:
     """At most `capacity` sessions, and `adapting` that adapt; a new one takes the place of the one that has been left
@@ -34,6 +38,7 @@ class MemoryStore:
         self._most_adapting = adapting
         self._in_use = in_use
         self._table = Table(capacity, name_at=packed.NAME_AT)
+        self._at_hand: OrderedDict[str, tuple[int, Session]] = OrderedDict()  # with their rows
         self._over = np.empty(0, np.int64)  # rows that were over when all were looked at
         self._owned: Counter[str] = Counter()
         self._caches: OrderedDict[str, Cache] = OrderedDict()  # of those that adapt, in the same order
@@ -73,26 +78,26 @@ class MemoryStore:
         return len(self._caches), self._cache_bytes
 
     async def load(self, session_id: str) -> Session | None:
-        row, content = self._table.find(packed.name_of(session_id))
-        return packed.unpack(session_id, content, self._caches.get(session_id)) if row else None
+        return self._find(session_id)[1]
 
     async def commit(self, session: Session, expected_revision: int | None) -> None:
-        table, name = self._table, packed.name_of(session.id)
-        row, content = table.find(name)
-        state, revision = packed.state_and_revision(content) if row else (0, None)
-        if revision != expected_revision:
+        row, before = self._find(session.id)
+        if (None if before is None else before.revision) != expected_revision:
             raise ConflictError(f"session {session.id} is not of revision {expected_revision}")
-        if row:
-            table.use(row, packed.pack(name, session), session.expires_at)
+        table, record = self._table, packed.pack(session)
+        if before is not None:
+            table.use(row, record, session.expires_at)
+            self._at_hand[session.id] = row, session
             self._keep_cache(session)
-            if state != session.state:
-                self._free(state)
+            if before.state != session.state:
+                self._free(before.state)
             return
         if session.cache is not None and len(self._caches) >= self._most_adapting:
             self._evict(map(self._row, self._caches), "sessions that adapt")
         if len(table) >= self._capacity:
             self._evict(table, "sessions")
-        table.add(name, packed.pack(name, session), session.expires_at)
+        row = table.add(packed.name_of(session.id), record, session.expires_at)
+        self._have_at_hand(row, session)
         self._keep_cache(session)
         if session.owner:
             self._owned[session.owner] += 1
@@ -117,10 +122,27 @@ class MemoryStore:
         return dropped
 
     def trim(self) -> None:
+        self._at_hand.clear()
         self._table.trim()
 
+    def _find(self, session_id: str) -> tuple[int, Session | None]:
+        found = self._at_hand.get(session_id)
+        if found is not None:
+            return found
+        row, content = self._table.find(packed.name_of(session_id))
+        if not row:
+            return 0, None
+        session = packed.unpack(session_id, content, self._caches.get(session_id))
+        self._have_at_hand(row, session)
+        return row, session
+
+    def _have_at_hand(self, row: int, session: Session) -> None:
+        if len(self._at_hand) >= AT_HAND:
+            self._at_hand.popitem(last=False)
+        self._at_hand[session.id] = row, session
+
     def _row(self, session_id: str) -> int:
-        return self._table.find(packed.name_of(session_id))[0]
+        return self._find(session_id)[0]
 
     def _session(self, row: int) -> Session:
         content = self._table.record(row)
@@ -145,6 +167,7 @@ class MemoryStore:
 
     def _drop(self, row: int) -> None:
         session = self._session(row)
+        self._at_hand.pop(session.id, None)
         self._table.remove(row)
         self._free(session.state)
         if session.cache is not None:

@@ -8,7 +8,6 @@ from array import array
 from app.sessions import Session
 from model.adaptation import Cache
 
-_STATE = struct.Struct("<2q")
 #: State, revision, position, times; whether words are of four bytes; how long the id, the owner, the scores (one more,
 #: 0: there are none), the words, the mark of what was generated and the family are; and how many marks there are.
 _HEAD = struct.Struct("<3q3d?3HI3H")
@@ -32,14 +31,9 @@ def id_of(content: bytes) -> str:
     return content[begin : begin + length].decode("utf-8", "surrogatepass")
 
 
-def state_and_revision(content: bytes) -> tuple[int, int]:
-    """Those of a packed session."""
-    return _STATE.unpack_from(content)
-
-
-def pack(name: bytes, session: Session) -> bytes:
-    """`name` is that of the session's id."""
-    owner, scores, marks = session.owner.encode(), session.scores, session.marks
+def pack(session: Session) -> bytes:
+    """All of a session but its cache."""
+    name, owner, scores, marks = name_of(session.id), session.owner.encode(), session.scores, session.marks
     head = _HEAD.pack(
         session.state,
         session.revision,

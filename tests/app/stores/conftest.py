@@ -14,6 +14,14 @@ from tests.app.redis_server import RedisServer, redis_server
 KEY = "a key that all replicas share"
 
 
+@pytest.fixture(scope="package", autouse=True)
+def few_at_hand() -> Iterator[None]:
+    """Sessions are read from their records here, nearly all of them. With few, they would all be at hand."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("app.stores.memory.AT_HAND", 1)
+        yield
+
+
 @pytest.fixture(scope="session")
 def shared_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
     with redis_server(tmp_path_factory.mktemp("redis"), "--appendfsync", "no") as server:
