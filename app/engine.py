@@ -51,7 +51,6 @@ class Scores(NamedTuple):
         return cls([0.0] * count, [0] * count, [_NO_TOPS] * count if tops else None)
 
 
-_NO_HIDDEN = np.empty((0, 0), np.float32)
 _NO_TOPS = (np.empty(0, np.int64), np.empty(0, np.float32))
 
 
@@ -270,12 +269,13 @@ class Engine:
         place = len(self._unscored)
         if scored:
             self._aside.put(sources[scored], place)
-        hidden = self.states.read_hidden(sources[adapting]) if adapting else _NO_HIDDEN
         # Before anything has changed: caches are values, and if the states cannot move on, the old ones count.
         caches = [job.cache for job in jobs]
-        moved = after([caches[row] for row in adapting], hidden, ids[adapting].tolist())
-        for row, cache in zip(adapting, moved, strict=True):
-            caches[row] = cache
+        if adapting:
+            hidden = self.states.read_hidden(sources[adapting])
+            moved = after([caches[row] for row in adapting], hidden, ids[adapting].tolist())
+            for row, cache in zip(adapting, moved, strict=True):
+                caches[row] = cache
         self.states.slab.advance(ids, sources, slots)
         for row in scored:
             job = jobs[row]
