@@ -64,7 +64,7 @@ def measure(path: Path, *, quick: bool) -> tuple[dict[str, list[Answer]], dict[s
             return answer
 
         turns = {name: partial(turn, server) for name, server in servers.items()}
-        measured = interleaved(turns, 1 if quick else 5)
+        measured = interleaved(turns, 1 if quick else 15)
         back = {}
         for name, server in servers.items():
             server.resume()
