@@ -259,6 +259,9 @@ def _write_model(
         averaging.settle()
     network.to_device("@numpy")
     weights = {path.lstrip("/"): parameter.array for path, parameter in network.namedparams()}
+    for name, weight in weights.items():  # which a loss can survive that no longer depends on them
+        if not (largest := np.abs(weight).max()) <= np.finfo(np.float16).max:
+            raise DivergedError(f"{name} holds {largest:g}, and a model is written in float16")
     last: dict[str, Any] = next((entry for entry in reversed(log.log) if "validation/loss" in entry), {})
     validation = {name: figure for name, figure in last.items() if math.isfinite(figure)}
     return Artifact.write(
