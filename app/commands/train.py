@@ -47,6 +47,15 @@ def command(
             help="One of the processes that mpiexec has started; they share the work of each batch. CPU only.",
         ),
     ] = False,
+    base_model: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Fine-tune: begin with the weights of this model directory, whose network and vocabulary take the "
+            "place of the recipe's. To go on with --resume, name it again.",
+            show_default=False,
+        ),
+    ] = None,
     list_recipes: Annotated[bool, typer.Option("--list", help="Show the recipes and stop.")] = False,
 ) -> None:
     """Train a model in Chainer by a recipe.
@@ -59,11 +68,12 @@ def command(
     nextword train --recipe simple-sequence
     nextword train --recipe wikitext-2-small --data wikitext-2/
     nextword train --recipe english-small --data my-archive.txt --out out/mine
+    nextword train --recipe english-small --data letters.txt --base-model model/pretrained/english --out out/letters
     mpiexec -hosts one,two -n 2 nextword train --distributed --recipe english-small --data my-archive.txt
     """
     from rich.console import Console
 
-    from model.artifact import ArtifactError
+    from model.artifact import Artifact, ArtifactError
     from model.corpus import CorpusError
     from model.training import recipe as recipes
     from model.training.processes import MPIError, MPIProcesses, Processes
@@ -89,11 +99,24 @@ def command(
     with processes.one_fate():
         try:
             chosen = processes.share(lambda: recipes.load(recipe))
+            base = processes.share(lambda: None if base_model is None else Artifact.load(base_model))
+            if base is not None:
+                chosen = chosen.continuing(base)
             folder = out if out is not None else Path("out") / chosen.name
             chainer_device = open_device("cpu" if distributed else device, tf32=tf32)
-            prepared = processes.share(lambda: prepare(chosen, data, folder, resume=resume, console=console))
+            vocabulary = None if base is None else base.tokenizer
+            prepared = processes.share(
+                lambda: prepare(chosen, data, folder, resume=resume, console=console, vocabulary=vocabulary)
+            )
             artifact = train(
-                chosen, prepared, folder, device=chainer_device, resume=resume, console=console, processes=processes
+                chosen,
+                prepared,
+                folder,
+                device=chainer_device,
+                resume=resume,
+                console=console,
+                processes=processes,
+                base=base,
             )
         except (recipes.RecipeError, CorpusError, FolderError, TrainingError, ArtifactError) as error:
             _stop(str(error), processes)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -75,10 +75,19 @@ class TrainingData:
         )
 
 
-def prepare(recipe: Recipe, path: Path | None, out: Path, *, resume: bool, console: Console) -> TrainingData:
+def prepare(
+    recipe: Recipe,
+    path: Path | None,
+    out: Path,
+    *,
+    resume: bool,
+    console: Console,
+    vocabulary: Tokenizer | None = None,
+) -> TrainingData:
     """Read, split and encode the text, and keep the result in `out`; with `resume`, take what is kept there.
 
-    `path` is the folder of the recipe's files, or a text file used instead of them. Held-out test documents are
+    `path` is the folder of the recipe's files, or a text file used instead of them. `vocabulary` has the words of the
+    base model; without it they are counted in the text. Held-out test documents are
     written to `out/held-out/`, as they are, to evaluate on. Nothing is written before the text is known to be good.
 
     Raises:
@@ -89,7 +98,7 @@ def prepare(recipe: Recipe, path: Path | None, out: Path, *, resume: bool, conso
     if resume:
         return _kept(recipe, out)
     check_free(out)
-    text = _read(recipe, path, console)
+    text = _read(recipe, path, vocabulary, console)
     data = text.data
     try:
         ParallelSequentialIterator(data.train, recipe.training.batch_size, recipe.training.window)
@@ -174,7 +183,7 @@ def _write(recipe: Recipe, text: _Text, out: Path) -> None:
         raise
 
 
-def _read(recipe: Recipe, path: Path | None, console: Console) -> _Text:
+def _read(recipe: Recipe, path: Path | None, vocabulary: Tokenizer | None, console: Console) -> _Text:
     data = recipe.data
     if path is None:
         if data.simple_sequence:
@@ -187,15 +196,15 @@ def _read(recipe: Recipe, path: Path | None, console: Console) -> _Text:
     if not path.exists():
         raise CorpusError(f"{path}: no such file or folder")
     if not path.is_dir():
-        return _own_text(recipe, path, console)
+        return _own_text(recipe, path, vocabulary, console)
     if data.train is not None and data.valid is not None:
-        return _Text(_split_files(recipe, path / data.train, path / data.valid, console))
+        return _Text(_split_files(recipe, path / data.train, path / data.valid, vocabulary, console))
     if data.documents is not None:
         sources = {
             name: Source(share=use.share, unit=use.unit, part_bytes=use.part_bytes)
             for name, use in data.documents.items()
         }
-        return _documents(recipe, path, sources, console)
+        return _documents(recipe, path, sources, vocabulary, console)
     raise CorpusError(
         f"{path}: a folder, and the recipe {recipe.name} makes its own text: leave --data out, or name a text file"
     )
@@ -213,8 +222,14 @@ def _simple_sequence(repeats: int = 20, validation_repeats: int = 4) -> Training
     return TrainingData(tokenizer, train, valid)
 
 
-def _tokenizer(recipe: Recipe, counts: Counter[str]) -> Tokenizer:
+def _tokenizer(
+    recipe: Recipe, vocabulary: Tokenizer | None, console: Console, count: Callable[[OnBytes], Counter[str]]
+) -> Tokenizer:
+    if vocabulary is not None:
+        return vocabulary
     size = recipe.data.vocabulary_size
+    with _progress(console, "counting words") as on_bytes:
+        counts = count(on_bytes)
     try:
         return Tokenizer.from_vocabulary(build_vocabulary(counts, size), recipe.data.policy)
     except CorpusError as error:
@@ -224,32 +239,44 @@ def _tokenizer(recipe: Recipe, counts: Counter[str]) -> Tokenizer:
         ) from error
 
 
-def _split_files(recipe: Recipe, train: Path, valid: Path, console: Console) -> TrainingData:
+def _split_files(
+    recipe: Recipe, train: Path, valid: Path, vocabulary: Tokenizer | None, console: Console
+) -> TrainingData:
+    tokenizer = _tokenizer(
+        recipe,
+        vocabulary,
+        console,
+        lambda on_bytes: count_words([train], recipe.data.policy, on_bytes, _screen(recipe)),
+    )
     screen = _screen(recipe)
-    with _progress(console, "counting words") as on_bytes:
-        tokenizer = _tokenizer(recipe, count_words([train], recipe.data.policy, on_bytes, screen))
-    _tell(screen, console)
     with _progress(console, "encoding") as on_bytes:
         ids = encode_files([train], tokenizer, on_bytes, screen)
+    _tell(screen, console)
     return TrainingData(tokenizer, ids, encode_files([valid], tokenizer, screen=screen))
 
 
-def _own_text(recipe: Recipe, path: Path, console: Console) -> _Text:
+def _own_text(recipe: Recipe, path: Path, vocabulary: Tokenizer | None, console: Console) -> _Text:
     if all(split_documents(path, recipe.data.held_out_every).values()):
-        return _documents(recipe, path.parent, {path.name: Source(part_bytes=50_000)}, console)
+        return _documents(recipe, path.parent, {path.name: Source(part_bytes=50_000)}, vocabulary, console)
     # Too few documents to hold some out: one text, whose end is held out.
+    tokenizer = _tokenizer(
+        recipe,
+        vocabulary,
+        console,
+        lambda on_bytes: count_words([path], recipe.data.policy, on_bytes, _screen(recipe)),
+    )
     screen = _screen(recipe)
-    with _progress(console, "counting words") as on_bytes:
-        tokenizer = _tokenizer(recipe, count_words([path], recipe.data.policy, on_bytes, screen))
-    _tell(screen, console)
     ids = encode_files([path], tokenizer, screen=screen)
+    _tell(screen, console)
     tail = max(2, round(len(ids) * _TAIL))
     if len(ids) < 2 * tail:
         raise CorpusError(f"{path}: {len(ids)} words are too few to train on some and validate on the others")
     return _Text(TrainingData(tokenizer, ids[:-tail], ids[-tail:]))
 
 
-def _documents(recipe: Recipe, folder: Path, sources: Mapping[str, Source], console: Console) -> _Text:
+def _documents(
+    recipe: Recipe, folder: Path, sources: Mapping[str, Source], vocabulary: Tokenizer | None, console: Console
+) -> _Text:
     paths = {folder / name: source for name, source in sources.items()}
     every = recipe.data.held_out_every
     with console.status("finding documents"):
@@ -258,12 +285,16 @@ def _documents(recipe: Recipe, folder: Path, sources: Mapping[str, Source], cons
         held_out = {
             name: split_documents(folder / name, every, source.unit)["test"] for name, source in sources.items()
         }
+    tokenizer = _tokenizer(
+        recipe,
+        vocabulary,
+        console,
+        lambda on_bytes: count_documents(train, recipe.data.policy, on_bytes, _screen(recipe)),
+    )
     screen = _screen(recipe)
-    with _progress(console, "counting words") as on_bytes:
-        tokenizer = _tokenizer(recipe, count_documents(train, recipe.data.policy, on_bytes, screen))
-    _tell(screen, console)
     with _progress(console, "encoding") as on_bytes:
         ids = encode_documents(train, tokenizer, on_bytes, screen)
+    _tell(screen, console)
     return _Text(
         TrainingData(tokenizer, ids, encode_documents(valid, tokenizer, screen=screen)),
         held_out,

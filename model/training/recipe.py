@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from model.artifact import Artifact
 from model.shapes import NetworkError, checked_network
 
 RECIPES = Path(__file__).parent.parent / "recipes"
@@ -147,6 +148,8 @@ class Recipe(_Table):
     """A recipe; `name` is its file's."""
 
     name: str
+    #: The id of the model that the training begins with instead of chance; see `continuing`.
+    base_model: str | None = None
     description: str
     data: Data
     #: A network without its vocabulary_size, which the text decides.
@@ -185,10 +188,31 @@ class Recipe(_Table):
             )
         return self
 
+    def continuing(self, base: Artifact) -> Recipe:
+        """This recipe, beginning with the weights of `base`: its network and vocabulary take the place of the recipe's.
+
+        Raises RecipeError where the training asks for what that network has not, and where the text is not read from
+        files, so that it has words of its own.
+        """
+        if self.data.simple_sequence or self.data.fetched:
+            raise RecipeError(f"the recipe {self.name} brings its own words, and --base-model {base.id} knows others")
+        fields = self.model_dump()
+        network = {name: value for name, value in base.network.items() if name != "vocabulary_size"}
+        data = {"policy": base.tokenizer.policy, "vocabulary_size": len(base.tokenizer)}
+        try:
+            return Recipe.model_validate(
+                fields | {"base_model": base.id, "network": network, "data": fields["data"] | data}
+            )
+        except ValidationError as error:
+            raise RecipeError(
+                f"the recipe {self.name} does not fit --base-model {base.id}: {_faults(error)}"
+            ) from error
+
     def differs_from(self, other: Recipe) -> list[str]:
         """The fields that the weights depend on and that are not the same, with both values."""
         ours, theirs = self.model_dump(), other.model_dump()
-        return [
+        base = [f"base_model is {other.base_model!r}, not {self.base_model!r}"]
+        return (base if self.base_model != other.base_model else []) + [
             f"{table}.{field} is {there.get(field)!r}, not {here.get(field)!r}"
             for table in ("data", "network", "training")
             for here, there in [(ours[table], theirs[table])]
@@ -214,15 +238,20 @@ def load(recipe: str) -> Recipe:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
         if "name" in table:
             raise RecipeError(f"{path}: name: a recipe has the name of its file; remove this field")
+        if "base_model" in table:
+            raise RecipeError(f"{path}: base_model: a training begins with the model that --base-model names")
         return Recipe.model_validate({"name": path.stem, **table})
     except OSError as error:
         raise RecipeError(f"{path}: cannot be read: {error.strerror or error}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path}: not TOML: {error}") from error
     except ValidationError as error:
-        faults = [
-            f"{'.'.join(map(str, fault['loc'])) or 'recipe'}: {fault['msg'].removeprefix('Value error, ')}"
-            + ("" if isinstance(fault["input"], dict) else f" (it is {fault['input']!r:.80})")
-            for fault in error.errors(include_url=False)
-        ]
-        raise RecipeError(f"{path}: " + "; ".join(faults)) from error
+        raise RecipeError(f"{path}: {_faults(error)}") from error
+
+
+def _faults(error: ValidationError) -> str:
+    return "; ".join(
+        f"{'.'.join(map(str, fault['loc'])) or 'recipe'}: {fault['msg'].removeprefix('Value error, ')}"
+        + ("" if isinstance(fault["input"], dict) else f" (it is {fault['input']!r:.80})")
+        for fault in error.errors(include_url=False)
+    )

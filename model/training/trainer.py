@@ -80,10 +80,12 @@ def train(
     resume: bool,
     console: Console,
     processes: Processes | None = None,
+    base: Artifact | None = None,
     snapshot_seconds: float = 120.0,
 ) -> Artifact | None:
     """Train and write `out/model`; returns it, or None when it was interrupted (a snapshot is then in `out`).
 
+    With `base`, whose vocabulary `data` has and whose network `recipe`, the weights are those of that model at first.
     With `resume` goes on from `out/snapshot.npz`, or from the start where none was saved yet. Leaves there the
     snapshot, Chainer's `log`, and `training.html`, `loss.png` and `perplexity.png`, redrawn at each validation. Raises
     TrainingError, and ValueError for a text that is too short for the recipe.
@@ -98,6 +100,9 @@ def train(
     chainer.global_config.dtype = np.float32
     np.random.seed(settings.seed)  # Chainer's initialisers draw from the global generator
     network = _network(recipe, len(data.tokenizer))
+    if base is not None:
+        for path, parameter in network.namedparams():
+            parameter.array[...] = base.weights[path.lstrip("/")]
     network.to_device(device)
     processes.set_out(network)
     iterator = ParallelSequentialIterator(

@@ -79,6 +79,7 @@ def test_help_tells_where_things_go() -> None:
         "--device",
         "--resume",
         "--distributed",
+        "--base-model",
         "--list",
         "OUT/model",
         "every two minutes",
@@ -142,6 +143,84 @@ def test_a_training_is_not_started_over_another(small: list[object], tmp_path: P
     other = run("--recipe", write_recipe(tmp_path / "other.toml", window=9), *small[2:], "--resume")
     assert other.exit_code == 2
     assert "holds a training by another recipe: there training." in other.stderr
+
+
+def test_fine_tuning_begins_with_the_weights_and_words_of_the_base_model(small: list[object], tmp_path: Path) -> None:
+    assert run(*small).exit_code == 0
+    folder = tmp_path / "out [1]" / "model"
+    base = Artifact.load(folder)
+    text = tmp_path / "letters.txt"
+    text.write_text(write_text(tmp_path / "more.txt", 80).read_text().replace("cat", "wolf"))
+    # Too slow to change a weight's float16; another network, which is not asked for.
+    still = write_recipe(
+        tmp_path / "still.toml",
+        network={"kind": "gru", "embedding_size": 6, "hidden_sizes": [6]},
+        epochs=0.5,
+        learning_rate=1e-12,
+    )
+    fine = ["--recipe", still, "--data", text, "--device", "cpu", "--base-model", folder, "--out", tmp_path / "fine"]
+    result = run(*fine)
+    assert result.exit_code == 0, result.output
+    tuned = Artifact.load(tmp_path / "fine" / "model")
+    assert tuned.network == base.network
+    assert tuned.tokenizer.vocabulary == base.tokenizer.vocabulary
+    assert tuned.tokenizer.id_of("wolf") is None
+    assert {name: weight.tobytes() for name, weight in tuned.weights.items()} == {
+        name: weight.tobytes() for name, weight in base.weights.items()
+    }
+    assert tuned.training["recipe"]["base_model"] == base.id
+    assert run(*fine, "--resume").stdout == result.stdout
+    alone = run("--recipe", still, "--out", tmp_path / "fine", "--resume")
+    assert alone.exit_code == 2
+    assert f"holds a training by another recipe: there base_model is '{base.id}', not None" in alone.stderr
+
+
+def test_fine_tuning_goes_on_where_it_was_interrupted(small: list[object], tmp_path: Path) -> None:
+    assert run(*small).exit_code == 0
+    fine = [*small[:4], "--device", "cpu", "--base-model", tmp_path / "out [1]" / "model", "--out"]
+    assert run(*fine, tmp_path / "at once").exit_code == 0
+    stopped = Process(
+        ["train", *map(str, fine), str(tmp_path / "in two")], tmp_path / "output", partial(process.interrupt, 2, 1)
+    )
+    assert stopped.status() == 130
+    assert run(*fine, tmp_path / "in two", "--resume").exit_code == 0
+    at_once, in_two = (Artifact.load(tmp_path / name / "model") for name in ("at once", "in two"))
+    assert {name: weight.tobytes() for name, weight in at_once.weights.items()} == {
+        name: weight.tobytes() for name, weight in in_two.weights.items()
+    }
+    assert at_once.training["validation"]["iteration"] > 2
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        (
+            "simple-sequence",
+            r"the recipe simple-sequence brings its own words, and --base-model small@\w+ knows others",
+        ),
+        ("awd-lstm-ptb", r"the recipe awd-lstm-ptb brings its own words"),
+        ("dropout.toml", r"the recipe dropout does not fit --base-model small@\w+: .*the network gru has none"),
+        ("named.toml", r"named\.toml: base_model: a training begins with the model that --base-model names"),
+    ],
+)
+def test_a_recipe_that_does_not_fit_the_base_model(
+    recipe: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = write_text(tmp_path / "text.txt")
+    gru = write_recipe(
+        tmp_path / "small.toml",
+        network={"kind": "gru", "embedding_size": 6, "hidden_sizes": [6]},
+        epochs=0.5,
+        validations=1,
+    )
+    assert run("--recipe", gru, "--data", text, "--device", "cpu").exit_code == 0
+    dropout = write_recipe(tmp_path / "dropout.toml")
+    (tmp_path / "named.toml").write_text("base_model = 'small@1'\n" + dropout.read_text())
+    result = run("--recipe", recipe, "--data", text, "--base-model", "out/small/model", "--out", "fine")
+    assert result.exit_code == 2
+    assert re.fullmatch(rf"nextword train: .*{message}.*\n", result.stderr)
+    assert not Path("fine").exists()
 
 
 def test_a_diverged_training(small: list[object], tmp_path: Path) -> None:
