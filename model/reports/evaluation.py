@@ -56,7 +56,7 @@ def write(evaluation: Evaluation, tokenizer: Tokenizer, folder: Path) -> Path:
             "For each tenth of the probability that the likeliest word was said to have: how often that word came. On "
             f"the diagonal it came as often as was said. Calibration error: {together.calibration.error:.1%}."
         ),
-        page.drawing(_reliability(together.calibration), "Bars: how often the likeliest word came, by its probability"),
+        page.drawing(reliability(together.calibration), "Bars: how often the likeliest word came, by its probability"),
         page.heading("What it gets wrong"),
         _mistakes(together, tokenizer),
         _costs(together, tokenizer),
@@ -123,7 +123,8 @@ def _recall(evaluation: Evaluation) -> Figure:
     return figure
 
 
-def _reliability(calibration: Calibration) -> Figure:
+def reliability(calibration: Calibration) -> Figure:
+    """How often the likeliest word came, by how likely it was said to be."""
     figure, axes = _axes(height=5)
     some = calibration.counts > 0
     said, right = calibration.said[some] / calibration.counts[some], calibration.right[some] / calibration.counts[some]
