@@ -65,7 +65,7 @@ def run(command: str, *, chosen: Path | None, data: Path | None, words: int) -> 
             (f"{ORDER}-gram, modified Kneser-Ney", grams),
         )
     ]
-    return _section(command, measured, contenders, trained=len(text.train), epochs=used.training.epochs)
+    return _section(command, measured, contenders, trained=len(text.train), used=used)
 
 
 def _measured(artifact: Artifact, runtime: Runtime, texts: dict[str, str], words: int, console: Console) -> Evaluation:
@@ -81,9 +81,10 @@ def _measured(artifact: Artifact, runtime: Runtime, texts: dict[str, str], words
 
 
 def _section(
-    command: str, measured: models.Measured, contenders: list[Contender], *, trained: int, epochs: float
+    command: str, measured: models.Measured, contenders: list[Contender], *, trained: int, used: Recipe
 ) -> str:
     ours, grams = contenders
+    begun = "" if used.base_model is None else f", beginning with the weights of {used.base_model}"
     names = [*ours.evaluation.texts, TOGETHER]
     share = {name: _perplexity(ours, name) / _perplexity(grams, name) for name in names}
     worst = max(names, key=lambda name: share[name])
@@ -123,8 +124,8 @@ def _section(
             "\n".join(
                 [report.circumstances(command, ("numpy", "onnxruntime"), timed=False), f"- {measured.description}"]
             ),
-            f"The 5-gram was counted in all {trained:,} words of the training text, of which the "
-            f"model was trained for {epochs:g} epochs. Both have the same vocabulary and read the same documents, held "
+            f"The 5-gram was counted in all {trained:,} words of the training text, of which the model was trained for "
+            f"{used.training.epochs:g} epochs{begun}. Both have the same vocabulary and read the same documents, held "
             "out by a hash of their text; each kind is one sequence. All words count, `<unk>` and line ends included. "
             "The model runs as it is served by default.",
             "\n".join(aim.line() for aim in aims),
