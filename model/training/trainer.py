@@ -145,6 +145,8 @@ def train(
                 return artifact
             with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # the updater looks for itself
                 trainer.run(show_loop_exception_msg=False)
+            if updater.iteration >= total:
+                _check_range(network)
             snapshot.save(out / SNAPSHOT, trainer, processes)
             if updater.iteration < total:
                 console.print(
@@ -244,6 +246,14 @@ def _look_on(
     return log
 
 
+def _check_range(network: NextWordNetwork) -> None:
+    """Raise DivergedError for weights that a model cannot hold; a loss that no longer depends on them stays finite."""
+    most = float(np.finfo(np.float16).max)
+    for path, parameter in network.namedparams():
+        if not (largest := float(abs(parameter.array).max())) <= most:
+            raise DivergedError(f"{path} holds {largest:g}, and a model is written in float16")
+
+
 def _written(out: Path) -> Artifact | None:
     """The model of a training that had ended, with all that was measured on it since."""
     try:
@@ -264,9 +274,6 @@ def _write_model(
         averaging.settle()
     network.to_device("@numpy")
     weights = {path.lstrip("/"): parameter.array for path, parameter in network.namedparams()}
-    for name, weight in weights.items():  # which a loss can survive that no longer depends on them
-        if not (largest := np.abs(weight).max()) <= np.finfo(np.float16).max:
-            raise DivergedError(f"{name} holds {largest:g}, and a model is written in float16")
     last: dict[str, Any] = next((entry for entry in reversed(log.log) if "validation/loss" in entry), {})
     validation = {name: figure for name, figure in last.items() if math.isfinite(figure)}
     return Artifact.write(
