@@ -172,12 +172,14 @@ class Source:
 
     `unit` "document" takes what stands between empty lines, "line" every line for itself. Documents longer than
     `part_bytes` are cut at line ends, after the sides are chosen, so that one long book does not fill a stretch of
-    the training text by itself.
+    the training text by itself. On the training side each stands `copies` times, among all others: a small text that
+    is to be learnt as well as large ones.
     """
 
     share: float = 1.0
     unit: Unit = "document"
     part_bytes: int | None = None
+    copies: int = 1
 
     def __post_init__(self) -> None:
         if not 0 < self.share <= 1:
@@ -186,6 +188,8 @@ class Source:
             raise CorpusError(f"unknown unit {self.unit!r}: choose 'document' or 'line'")
         if self.part_bytes is not None and self.part_bytes < 1:
             raise CorpusError(f"parts of {self.part_bytes} bytes: at least 1")
+        if self.copies < 1:
+            raise CorpusError(f"{self.copies} copies of each document: at least 1")
 
 
 def find_documents(path: Path, unit: Unit = "document") -> list[Document]:
@@ -245,7 +249,7 @@ def mix_documents(sources: Mapping[Path, Source], side: Side, every: int, seed: 
     for path, source in sources.items():
         chosen = (d for d in split_documents(path, every, source.unit)[side] if d.taken(source.share))
         for document in chosen:
-            found.extend(_parts(document, source.part_bytes))
+            found.extend([*_parts(document, source.part_bytes)] * (source.copies if side == "train" else 1))
     if not found:
         names = ", ".join(str(path) for path in sources)
         raise CorpusError(f"{names}: none of the documents falls to the side {side!r}: give more text")

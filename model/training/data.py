@@ -201,7 +201,7 @@ def _read(recipe: Recipe, path: Path | None, vocabulary: Tokenizer | None, conso
         return _Text(_split_files(recipe, path / data.train, path / data.valid, vocabulary, console))
     if data.documents is not None:
         sources = {
-            name: Source(share=use.share, unit=use.unit, part_bytes=use.part_bytes)
+            name: Source(share=use.share, unit=use.unit, part_bytes=use.part_bytes, copies=use.copies)
             for name, use in data.documents.items()
         }
         return _documents(recipe, path, sources, vocabulary, console)
@@ -289,7 +289,8 @@ def _documents(
         recipe,
         vocabulary,
         console,
-        lambda on_bytes: count_documents(train, recipe.data.policy, on_bytes, _screen(recipe)),
+        # Each once: how often a text is read says nothing of which words people use.
+        lambda on_bytes: count_documents([*dict.fromkeys(train)], recipe.data.policy, on_bytes, _screen(recipe)),
     )
     screen = _screen(recipe)
     with _progress(console, "encoding") as on_bytes:

@@ -44,6 +44,8 @@ class Documents(_Table):
     unit: Literal["document", "line"] = "document"
     #: Longer documents are cut at line ends, so that the text is mixed and not one long book after another.
     part_bytes: int = Field(default=50_000, ge=1000)
+    #: How often each document is read in one epoch.
+    copies: int = Field(default=1, ge=1, le=100)
 
     @model_validator(mode="before")
     @classmethod

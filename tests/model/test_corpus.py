@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from unittest.mock import patch
@@ -306,6 +307,17 @@ def test_mixing_takes_from_every_file_in_a_seeded_order(write: Write) -> None:
     assert not held_out & {d.key for d in mixed}
 
 
+def test_copies_stand_among_the_others_and_on_the_training_side_only(write: Write) -> None:
+    often, once = write("a.txt", chat(100, "film")), write("b.txt", chat(100, "book"))
+    sources = {often: Source(copies=3, part_bytes=40), once: Source()}
+    plain = {often: Source(part_bytes=40), once: Source()}
+    mixed, single = mix_documents(sources, "train", 10, seed=1), mix_documents(plain, "train", 10, seed=1)
+    assert Counter(mixed) == {document: 3 if document.path == often else 1 for document in single}
+    assert sum(one == next_one for one, next_one in pairwise(mixed)) < len(mixed) / 10
+    for side in ("valid", "test"):
+        assert mix_documents(sources, side, 10, seed=1) == mix_documents(plain, side, 10, seed=1)  # type: ignore[arg-type]
+
+
 def test_a_long_document_is_cut_at_line_ends_and_stays_on_its_side(write: Write) -> None:
     book = "".join(f"Line {i} of the book.\n" for i in range(100))
     path = write("a.txt", f"{book}\nShort.\n\n{'one line ' * 100}\n")
@@ -349,6 +361,7 @@ def test_a_file_that_shrank_is_named(write: Write) -> None:
         (lambda: Source(share=float("nan")), "a share of nan"),
         (lambda: Source(unit="page"), "unknown unit 'page': choose 'document' or 'line'"),  # type: ignore[arg-type]
         (lambda: Source(part_bytes=0), "parts of 0 bytes"),
+        (lambda: Source(copies=0), "0 copies of each document: at least 1"),
         (lambda: split_documents(Path("a.txt"), 2), "one document in 2 to each held-out side leaves none"),
         (lambda: mix_documents({}, "train", 1, 1), "one document in 1"),
     ],

@@ -1,6 +1,7 @@
 import errno
 import io
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +147,29 @@ def test_the_same_seed_mixes_the_documents_the_same(preparing: Preparing) -> Non
         found.append(preparing(preparing.folder, data=table, seed=seed).train.tolist())
     assert found[0] == found[1] != found[2]
     assert sorted(found[0]) == sorted(found[2])
+
+
+def test_copies_are_read_more_often_and_change_neither_vocabulary_nor_held_out_text(preparing: Preparing) -> None:
+    for name in ("often", "once"):
+        write_documents(preparing.folder / f"{name}.txt", 60, "document")
+
+    def prepared(out: str, often: object) -> tuple[TrainingData, dict[str, str], Counter[str]]:
+        preparing.out = preparing.folder / out
+        documents = {"often.txt": often, "once.txt": 1.0}
+        data = preparing(
+            preparing.folder,
+            data={"policy": "english", "documents": documents, "held_out_every": 5, "vocabulary_size": 40},
+        )
+        held_out = {path.name: path.read_text() for path in (preparing.out / HELD_OUT).iterdir()}
+        return data, held_out, Counter(text_of(data, data.train).split("\n"))
+
+    plain, held_out, lines = prepared("plain", 1.0)
+    data, same_held_out, more_lines = prepared("copies", {"copies": 3})
+    assert data.tokenizer.vocabulary == plain.tokenizer.vocabulary
+    assert data.valid.tolist() == plain.valid.tolist()
+    assert same_held_out == held_out
+    assert len(plain.train) < len(data.train) < 3 * len(plain.train)
+    assert lines.keys() == more_lines.keys()
 
 
 def test_files_that_are_split_already(preparing: Preparing) -> None:
