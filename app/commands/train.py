@@ -87,6 +87,7 @@ def command(
     try:
         from model.training.data import prepare
         from model.training.folder import MODEL, FolderError
+        from model.training.heap import keep_freed_memory
         from model.training.trainer import TrainingError, open_device, train
 
         if distributed and device not in ("auto", "cpu"):
@@ -96,6 +97,7 @@ def command(
         _stop(str(error))
     # Rich's own line breaks would cut the lines of a log.
     console = Console(stderr=True, highlight=False, soft_wrap=True, quiet=not processes.first)
+    keep_freed_memory()
     with processes.one_fate():
         try:
             chosen = processes.share(lambda: recipes.load(recipe))
@@ -108,6 +110,12 @@ def command(
             prepared = processes.share(
                 lambda: prepare(chosen, data, folder, resume=resume, console=console, vocabulary=vocabulary)
             )
+            if base is not None:
+                console.print(
+                    f"fine-tuning {base.id}: its network and its {len(base.tokenizer):,} words take the place of those "
+                    f"of the recipe {chosen.name}",
+                    markup=False,
+                )
             artifact = train(
                 chosen,
                 prepared,

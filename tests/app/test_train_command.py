@@ -169,6 +169,10 @@ def test_fine_tuning_begins_with_the_weights_and_words_of_the_base_model(small: 
         name: weight.tobytes() for name, weight in base.weights.items()
     }
     assert tuned.training["recipe"]["base_model"] == base.id
+    assert (
+        f"fine-tuning {base.id}: its network and its {len(base.tokenizer):,} words take the place of those of the "
+        "recipe still\n" in result.stderr
+    )
     assert run(*fine, "--resume").stdout == result.stdout
     alone = run("--recipe", still, "--out", tmp_path / "fine", "--resume")
     assert alone.exit_code == 2
