@@ -1,4 +1,5 @@
-"""What adapting costs: the engine's step for sessions with full caches, beside the same for sessions without."""
+"""What adapting costs: the engine's step, and words over HTTP, for sessions with full caches, beside the same for
+sessions without."""
 
 from __future__ import annotations
 
@@ -8,10 +9,14 @@ from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+
 from model.adaptation import Adaptation
+from model.artifact import Artifact
 from tests.benchmarks import models, report
 from tests.benchmarks.engine import QUICK, Effort
-from tests.benchmarks.harness import Worker, interleaved, median, paired_ratio
+from tests.benchmarks.harness import Answer, Worker, interleaved, median, paired_ratio
+from tests.benchmarks.servers import Server, free_port, nextword
 
 CONTENDERS = ("engine", "engine-adapting")
 BATCHES = (1, 8, 64, 128)
@@ -42,6 +47,73 @@ def measure(model: Path, threads: int, effort: Effort) -> dict[str, dict[int, li
     return taken
 
 
+def over_http(path: Path, *, quick: bool) -> dict[str, list[Answer]]:
+    """What the load answered by contender, one a round: one-word predicts in sessions that are as long as the cache."""
+    artifact, size = Artifact.load(path), Adaptation().size
+    known = models.common_words(artifact, 20_000)
+    chances = 1 / np.arange(1, len(known) + 1)
+    words = np.random.default_rng(4).choice(known, size, p=chances / chances.sum()).tolist()
+    with ExitStack() as stack:
+        load = stack.enter_context(Worker("tests.benchmarks.load"))
+        load.ready()
+        servers = {}
+        for name in CONTENDERS:
+            port, adapt = free_port(), ("--adapt",) if name == CONTENDERS[1] else ()
+            servers[name] = stack.enter_context(Server(nextword(port, path, "--no-access-log", *adapt), port))
+            servers[name].wait_ready()
+            servers[name].pause()
+
+        def turn(server: Server) -> Answer:
+            server.resume()
+            answer = load.ask(
+                port=server.port,
+                connections=AIMED_AT,
+                words=words,
+                positions=False,
+                counts=True,
+                warm_up=0.1 if quick else 0.3,
+                seconds=0.6 if quick else 1.5,
+                before=size,
+            )
+            server.pause()
+            return answer
+
+        turns = {name: partial(turn, server) for name, server in servers.items()}
+        return interleaved(turns, 1 if quick else _EFFORT.rounds)
+
+
+def _over_http(path: Path, *, quick: bool) -> list[str]:
+    """The part of the section."""
+    measured = over_http(path, quick=quick)
+    plain, adapting = (measured[name] for name in CONTENDERS)
+    seconds = [[1 / answer["per_second"] for answer in answers] for answers in (adapting, plain)]
+    errors = sum(answer["errors"] for answer in (*plain, *adapting))
+    aims = [
+        report.Aim(
+            f"time of a word in {AIMED_AT} sessions that adapt, over one without",
+            paired_ratio(*seconds),
+            1.25,
+            least=False,
+        ),
+        report.Aim("errors", errors, 0, least=False),
+    ]
+    rows = [
+        [
+            title,
+            report.number(median([answer["per_second"] for answer in answers])),
+            *(report.number(1000 * median([answer[which] for answer in answers])) for which in ("p50", "p99")),
+        ]
+        for title, answers in (("without", plain), ("adapting", adapting))
+    ]
+    return [
+        f"\n### The whole service, over HTTP, {AIMED_AT} sessions\n",
+        "`nextword serve` and `nextword serve --adapt`, threads as they come; each session has a connection, has "
+        f"consumed {Adaptation().size} such words before and sends the next one when it has the reply.\n",
+        "\n".join(aim.line() for aim in aims) + "\n",
+        report.table([f"{AIMED_AT} sessions", "words/s", "p50, ms", "p99, ms"], rows),
+    ]
+
+
 def run(command: str, *, quick: bool, model: Path | None, threads: Sequence[int]) -> str:
     """Measure, and write the section."""
     size = Adaptation().size
@@ -69,4 +141,5 @@ def run(command: str, *, quick: bool, model: Path | None, threads: Sequence[int]
                 ]
                 rows.append(["ratio", *(report.number(ratios[batch]) for batch in BATCHES)])
                 parts.append(report.table(head, rows))
+        parts += _over_http(shapes["shipped"].path, quick=quick)
     return "\n".join(parts)

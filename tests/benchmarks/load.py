@@ -41,7 +41,7 @@ class Connection:
     socket: socket.socket
     session_id: str
     requests: list[bytes]  # one for each word
-    count: int = 0  # how many were answered
+    count: int = 0  # how many words it has consumed
     sent: float = 0.0
     partial: bytes = b""
     answers: list[tuple[int, Any]] = field(default_factory=list)  # after how many words, the reply
@@ -63,28 +63,42 @@ class Load:
     """`connections` sessions on 127.0.0.1:`port` that send one word of `words` after the other.
 
     positions: send each request's `position` as well. counts: the server counts each session's words, so a sample of
-    its replies is held to that. Raises BenchmarkError if a session cannot be opened.
+    its replies is held to that. before: so many words each session has consumed already. Raises BenchmarkError if a
+    session cannot be opened.
     """
 
     def __init__(
-        self, port: int, connections: int, words: Sequence[str], *, positions: bool = False, counts: bool = True
+        self,
+        port: int,
+        connections: int,
+        words: Sequence[str],
+        *,
+        positions: bool = False,
+        counts: bool = True,
+        before: int = 0,
     ) -> None:
         self.errors: dict[str, int] = {}
         self.latencies = array("d")
         self._positions = positions
         self._counts = counts
+        self._before = before
+        read = json.dumps({"words": [words[number % len(words)] for number in range(before)]}).encode()
         self._connections: dict[int, Connection] = {}
         for _ in range(connections):
             opened = socket.create_connection(("127.0.0.1", port))
             opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            status, reply = _exchange(opened, request("/v1/sessions", b"{}"))
+            path, body = ("/v1/predict", read) if before else ("/v1/sessions", b"{}")
+            status, reply = _exchange(opened, request(path, body))
             if status not in (200, 201):
                 raise BenchmarkError(f"a session could not be opened: {status} {reply}")
             session_id = reply["session_id"]
             fields = [{"session_id": session_id, "words": [word]} for word in words]
             bodies = [json.dumps(one).encode() for one in fields]
             self._connections[opened.fileno()] = Connection(
-                opened, session_id, bodies if positions else [request("/v1/predict", body) for body in bodies]
+                opened,
+                session_id,
+                bodies if positions else [request("/v1/predict", body) for body in bodies],
+                count=before,
             )
 
     def run(self, warm_up: float, seconds: float) -> Answer:
@@ -177,7 +191,7 @@ class Load:
         ordered = sorted(self.latencies)
         first = next(iter(self._connections.values()))
         return {
-            "replies": sum(connection.count for connection in self._connections.values()),
+            "replies": sum(connection.count - self._before for connection in self._connections.values()),
             "per_second": finished / seconds,
             "p50": percentile(ordered, 50) if ordered else GRACE_SECONDS,
             "p99": percentile(ordered, 99) if ordered else GRACE_SECONDS,
@@ -193,10 +207,18 @@ class Load:
 
 
 def measure(
-    *, port: int, connections: int, words: Sequence[str], positions: bool, counts: bool, warm_up: float, seconds: float
+    *,
+    port: int,
+    connections: int,
+    words: Sequence[str],
+    positions: bool,
+    counts: bool,
+    warm_up: float,
+    seconds: float,
+    before: int = 0,
 ) -> Answer:
     """One point of the HTTP benchmark."""
-    return Load(port, connections, words, positions=positions, counts=counts).run(warm_up, seconds)
+    return Load(port, connections, words, positions=positions, counts=counts, before=before).run(warm_up, seconds)
 
 
 if __name__ == "__main__":
