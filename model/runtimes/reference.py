@@ -21,8 +21,8 @@ class ReferenceRuntime:
 
     def __init__(self, artifact: Artifact) -> None:
         self._network = networks.build(artifact.network)
-        for path, parameter in self._network.namedparams():
-            parameter.array[...] = artifact.weights[path.lstrip("/")]
+        for name, weight in self._network.weights.items():
+            weight[...] = artifact.weights[name]
         self._device = chainer.get_device("@cupy:0" if cuda_device_count() else "@numpy")
         self._network.to_device(self._device)
         self.device = "cuda:0" if cuda_device_count() else "cpu"

@@ -101,8 +101,8 @@ def train(
     np.random.seed(settings.seed)  # Chainer's initialisers draw from the global generator
     network = _network(recipe, len(data.tokenizer))
     if base is not None:
-        for path, parameter in network.namedparams():
-            parameter.array[...] = base.weights[path.lstrip("/")]
+        for name, weight in network.weights.items():
+            weight[...] = base.weights[name]
     network.to_device(device)
     processes.set_out(network)
     iterator = ParallelSequentialIterator(
@@ -249,9 +249,9 @@ def _look_on(
 def _check_range(network: NextWordNetwork) -> None:
     """Raise DivergedError for weights that a model cannot hold; a loss that no longer depends on them stays finite."""
     most = float(np.finfo(np.float16).max)
-    for path, parameter in network.namedparams():
-        if not (largest := float(abs(parameter.array).max())) <= most:
-            raise DivergedError(f"{path} holds {largest:g}, and a model is written in float16")
+    for name, weight in network.weights.items():
+        if not (largest := float(abs(weight).max())) <= most:
+            raise DivergedError(f"{name} holds {largest:g}, and a model is written in float16")
 
 
 def _written(out: Path) -> Artifact | None:
@@ -273,7 +273,6 @@ def _write_model(
     if averaging is not None:
         averaging.settle()
     network.to_device("@numpy")
-    weights = {path.lstrip("/"): parameter.array for path, parameter in network.namedparams()}
     last: dict[str, Any] = next((entry for entry in reversed(log.log) if "validation/loss" in entry), {})
     validation = {name: figure for name, figure in last.items() if math.isfinite(figure)}
     return Artifact.write(
@@ -282,7 +281,7 @@ def _write_model(
         network=network.arguments,
         start=data.start,
         tokenizer=data.tokenizer,
-        weights=weights,
+        weights=network.weights,
         card=data.card(recipe, network.count_params(), validation),
         training={"recipe": recipe.model_dump(), "validation": validation},
         dtype="float16",
