@@ -1,7 +1,8 @@
 """The quality benchmark: the model that ships against a Kneser-Ney 5-gram, on documents that both have never seen.
 
 The 5-gram is estimated from the very words that the model was trained on, in the same vocabulary, and both are measured
-by `model.evaluation` on the documents that the training held out, a text for each kind.
+by `model.evaluation` on the documents that the training held out, a text for each kind. Documents that a recipe reads
+several times in an epoch count once: smoothing goes by how many n-grams were met once, and copies leave none.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ def run(command: str, *, chosen: Path | None, data: Path | None, words: int) -> 
         measured = models.shipped(directory, chosen)
         artifact = Artifact.load(measured.path)
         used = Recipe.model_validate(artifact.training["recipe"])
-        text = prepare(used, data, directory / "data", resume=False, console=console)
+        text = prepare(_each_once(used), data, directory / "data", resume=False, console=console)
         if text.tokenizer.vocabulary != artifact.tokenizer.vocabulary:
             raise BenchmarkError(f"{data} gives another vocabulary than that of {artifact.id}: not its training text")
         texts = {
@@ -66,6 +67,12 @@ def run(command: str, *, chosen: Path | None, data: Path | None, words: int) -> 
         )
     ]
     return _section(command, measured, contenders, trained=len(text.train), used=used)
+
+
+def _each_once(recipe: Recipe) -> Recipe:
+    """The recipe without copies of documents."""
+    documents = {name: use.model_copy(update={"copies": 1}) for name, use in (recipe.data.documents or {}).items()}
+    return recipe.model_copy(update={"data": recipe.data.model_copy(update={"documents": documents or None})})
 
 
 def _measured(artifact: Artifact, runtime: Runtime, texts: dict[str, str], words: int, console: Console) -> Evaluation:
@@ -84,6 +91,8 @@ def _section(
     command: str, measured: models.Measured, contenders: list[Contender], *, trained: int, used: Recipe
 ) -> str:
     ours, grams = contenders
+    often = [f"{name} {use.copies}" for name, use in (used.data.documents or {}).items() if use.copies > 1]
+    copies = f", reading {', '.join(often)} times in each" if often else ""
     begun = "" if used.base_model is None else f", beginning with the weights of {used.base_model}"
     names = [*ours.evaluation.texts, TOGETHER]
     share = {name: _perplexity(ours, name) / _perplexity(grams, name) for name in names}
@@ -125,9 +134,9 @@ def _section(
                 [report.circumstances(command, ("numpy", "onnxruntime"), timed=False), f"- {measured.description}"]
             ),
             f"The 5-gram was counted in all {trained:,} words of the training text, of which the model was trained for "
-            f"{used.training.epochs:g} epochs{begun}. Both have the same vocabulary and read the same documents, held "
-            "out by a hash of their text; each kind is one sequence. All words count, `<unk>` and line ends included. "
-            "The model runs as it is served by default.",
+            f"{used.training.epochs:g} epochs{copies}{begun}. Both have the same vocabulary and read the same "
+            "documents, held out by a hash of their text; each kind is one sequence. All words count, `<unk>` and line "
+            "ends included. The model runs as it is served by default.",
             "\n".join(aim.line() for aim in aims),
             report.table(head, rows),
         ]
