@@ -21,6 +21,7 @@ from model.networks import NextWordNetwork, build
 from model.networks.awd_lstm import AWDLSTM
 from model.reports import training as report
 from model.training import snapshot
+from model.training.adam import Adam
 from model.training.averaging import WeightAveraging
 from model.training.batches import ParallelSequentialIterator
 from model.training.data import TrainingData
@@ -186,7 +187,7 @@ def _averaging(network: NextWordNetwork, settings: Training, total: int) -> Weig
 
 def _optimizer(settings: Training, network: NextWordNetwork, processes: Processes) -> tuple[Any, GradientClipping]:
     adam = settings.optimizer == "adam"
-    optimizer = chainer.optimizers.Adam(beta2=settings.beta2) if adam else chainer.optimizers.SGD()
+    optimizer = Adam(beta2=settings.beta2) if adam else chainer.optimizers.SGD()
     optimizer.setup(network)
     optimizer.add_hook(GradientAveraging(processes))
     clipping = GradientClipping(settings.gradient_clipping)
