@@ -15,6 +15,7 @@ COMMANDS = {
     "evaluate": "app.commands.evaluate",
     "predict": "app.commands.predict",
     "import": "app.commands.importing",
+    "average": "app.commands.averaging",
 }
 
 
