@@ -63,18 +63,20 @@ class Validation(chainer.training.Extension):
         self,
         network: NextWordNetwork,
         ids: NDArray[np.int32],
+        start: int | None,
         settings: Training,
         averaging: WeightAveraging | None,
     ) -> None:
         self._network = network
         self._averaging = averaging
         self._ids = ids[: settings.validation_words]
+        self._start = start
         self._window = settings.window
 
     def __call__(self, _trainer: Any) -> None:
         averaging = self._averaging
         with nullcontext() if averaging is None else averaging.in_place():
-            loss, accuracy = validate(self._network, self._ids, window=self._window)
+            loss, accuracy = validate(self._network, self._ids, start=self._start, window=self._window)
         if averaging is not None:
             averaging.saw(loss)
         if not math.isfinite(loss):

@@ -223,7 +223,8 @@ def _look_on(
 
     if averaging is not None:
         trainer.extend(averaging, trigger=always)
-    trainer.extend(Validation(network, data.valid, settings, averaging), trigger=at_validation)
+    start = None if data.start is None else data.tokenizer.id_of(data.start)
+    trainer.extend(Validation(network, data.valid, start, settings, averaging), trigger=at_validation)
     log = chainer.training.extensions.LogReport(
         trigger=at_entry,
         postprocess=lambda entry: entry.update(epoch_detail=iterator.epoch_detail),

@@ -11,14 +11,18 @@ from model.compat import chainer
 from model.networks import NextWordNetwork
 from model.training.batches import ParallelSequentialIterator
 
-#: As many parallel streams as are quick; each starts from the zero state in mid-text, so a stream is at least so long
-#: that its first words do not show in the figures, and a short text is read as one.
+#: As many parallel streams as are quick; each starts in mid-text, so a stream is at least so long that its first words
+#: do not show in the figures, and a short text is read as one.
 _STREAMS = 10
 _WORDS_A_STREAM = 1000
 
 
-def validate(network: NextWordNetwork, ids: NDArray[np.integer[Any]], *, window: int = 35) -> tuple[float, float]:
-    """Mean cross entropy (nats a word) and accuracy over `ids` (N,), read from the zero state.
+def validate(
+    network: NextWordNetwork, ids: NDArray[np.integer[Any]], *, start: int | None = None, window: int = 35
+) -> tuple[float, float]:
+    """Mean cross entropy (nats a word) and accuracy over `ids` (N,), read from where a session begins: the zero state,
+    with the word `start` consumed if there is one. A training meets the zero state once, and a network may never find
+    from there to where that word leads: one had a perplexity of 79 without it, and of 67 with it.
 
     Texts of 2,000 words and more are read as parallel streams: quick and near enough to steer a training by;
     `nextword evaluate` gives the figures to report. The network's own state is left as it is. Raises ValueError when
@@ -32,6 +36,8 @@ def validate(network: NextWordNetwork, ids: NDArray[np.integer[Any]], *, window:
     words = 0
     with chainer.using_config("train", False), chainer.no_backprop_mode():
         network.reset_state()
+        if start is not None:
+            network(device.send(np.full((1, streams), start, np.int32)))
         for xs, ts in batches:
             targets = device.send(np.ascontiguousarray(ts).ravel())
             hidden = network(device.send(np.ascontiguousarray(xs)))
