@@ -22,9 +22,7 @@ class AdamRule(chainer.optimizers.adam.AdamRule):
         if param.grad is None:
             return
         beta1, beta2, eps, step = self.hyperparam.beta1, self.hyperparam.beta2, self.hyperparam.eps, self.alpha_t
-        whole = [array.view() for array in (param.data, self.state["m"], self.state["v"])]
-        for array in whole:
-            array.shape = (-1,)  # never a copy, unlike `reshape`
+        whole = [np.reshape(array, -1, copy=False) for array in (param.data, self.state["m"], self.state["v"])]
         gradient = param.grad.reshape(-1)
         for start in range(0, len(gradient), PIECE):
             w, m, v = (array[start : start + PIECE] for array in whole)
