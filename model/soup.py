@@ -26,7 +26,8 @@ class SoupError(ValueError):
 def write_soup(path: Path | str, artifacts: Sequence[Artifact], shares: Sequence[float], *, name: str) -> Artifact:
     """Write the model whose weights are the mean of those of `artifacts`, in proportion to `shares`.
 
-    Everything else is that of the first: words, start, what is told of its training. Weights are stored in float16 if
+    Words, start and what is told of its training are those of the first; how its sessions best adapt is to be found
+    anew. Weights are stored in float16 if
     those of all models were. Raises SoupError where networks or words differ or shares are no shares, ArtifactError
     where the model cannot be written.
     """

@@ -36,12 +36,12 @@ class NextWordNetwork(chainer.Chain):
             name: getattr(self, name) for name in ("vocabulary_size", *self._sizes) if hasattr(self, name)
         }
 
+    _sizes: ClassVar[tuple[str, ...]] = ("embedding_size", "hidden_size", "hidden_sizes", "output_size")
+
     @property
     def weights(self) -> dict[str, Any]:
         """The arrays of its parameters themselves, by the names that a model directory has for them."""
         return {path.lstrip("/"): parameter.array for path, parameter in self.namedparams()}
-
-    _sizes: ClassVar[tuple[str, ...]] = ("embedding_size", "hidden_size", "hidden_sizes", "output_size")
 
     def zero_state(self, batch: int) -> State:
         """The state before any word: zeros (batch, size) for each tensor."""

@@ -66,8 +66,7 @@ def run(command: str, *, chosen: Path | None, data: Path | None, words: int) -> 
             (f"{ORDER}-gram, modified Kneser-Ney", grams),
         )
     ]
-    means = ", ".join(f"{part['model']} ({part['share']:.0%})" for part in artifact.training.get("mean_of", ()))
-    return _section(command, measured, contenders, trained=len(text.train), used=used, means=means)
+    return _section(command, measured, contenders, trained=len(text.train), used=used)
 
 
 def _each_once(recipe: Recipe) -> Recipe:
@@ -89,13 +88,12 @@ def _measured(artifact: Artifact, runtime: Runtime, texts: dict[str, str], words
 
 
 def _section(
-    command: str, measured: models.Measured, contenders: list[Contender], *, trained: int, used: Recipe, means: str
+    command: str, measured: models.Measured, contenders: list[Contender], *, trained: int, used: Recipe
 ) -> str:
     ours, grams = contenders
     often = [f"{name} {use.copies}" for name, use in (used.data.documents or {}).items() if use.copies > 1]
     copies = f", reading {', '.join(often)} times in each" if often else ""
     begun = "" if used.base_model is None else f", beginning with the weights of {used.base_model}"
-    begun += f"; its weights are the mean of those of {means}" if means else ""
     names = [*ours.evaluation.texts, TOGETHER]
     share = {name: _perplexity(ours, name) / _perplexity(grams, name) for name in names}
     worst = max(names, key=lambda name: share[name])
