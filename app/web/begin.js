@@ -1,3 +1,4 @@
 const begin = () => import("./page.js");
-new PerformanceObserver(begin).observe({ type: "paint", buffered: true });
+const look = (seen) => seen.getEntriesByName("first-contentful-paint")[0] && begin();
+new PerformanceObserver(look).observe({ type: "paint", buffered: true });
 setTimeout(begin, 200); // if nothing is painted

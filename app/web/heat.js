@@ -6,8 +6,7 @@ const [NEGATIVE, POSITIVE] = [[33, 102, 172], [217, 95, 2]];
 
 /** A canvas of one pixel a value in [-1, 1], the first on top: blue, through the colour of the page, to orange. */
 export function heat(kind, values) {
-	const canvas = made("canvas", kind);
-	Object.assign(canvas, { width: 1, height: values.length, ariaHidden: "true" });
+	const canvas = Object.assign(made("canvas", kind), { width: 1, height: values.length, ariaHidden: "true" });
 	const context = canvas.getContext("2d");
 	const image = context.createImageData(1, values.length);
 	values.forEach((value, index) => {

@@ -12,7 +12,7 @@ import "./phone.js";
 import { Picture } from "./picture.js";
 import { Reader } from "./reader.js";
 import { Server } from "./server.js";
-import { Suggestions } from "./strip.js";
+import { made, Suggestions } from "./strip.js";
 import { number, percent, shown, split, taking } from "./text.js";
 import { pointing } from "./units.js";
 import { Unrolled } from "./unrolled.js";
@@ -286,7 +286,7 @@ for (const input of document.querySelectorAll("input[type=radio]")) {
 }
 
 on("copy", async () => {
-	const command = document.createElement("textarea");
+	const command = made("textarea");
 	Object.assign(command, { value: server.curl(), readOnly: true, rows: 3, ariaLabel: "The last call as a curl command" });
 	try {
 		await navigator.clipboard.writeText(command.value);
