@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from model.products import KEY_STEPS, Keys, keys_of, offsets_of
+from model.products import BLOCK, KEY_STEPS, Blocks, Keys, blocks_of, keys_in, keys_of, offsets_of
 from model.runtimes.base import Floats
 
 #: The most pairs that may be kept: their products are computed for every word.
@@ -29,9 +29,8 @@ MOST_PAIRS = 4096
 MOST_THETA = 100.0
 
 #: So many pairs more than asked for are kept where they are at hand, and so far a cache can go back without them
-#: being had anew; there is room for as many more, so that pairs are moved once in so many words only.
+#: being had anew; there is room for as many more, so that pairs are moved once in some dozens of words only.
 MARGIN = 64
-_FIRST_ROOM = 32
 
 #: The rows of `Pairs.table`.
 NUMBERS, OFFSETS, WORDS = range(3)
@@ -65,16 +64,18 @@ class Adaptation:
 class Pairs:
     """Pairs in the order in which they came. Those that are there never change; only new ones are put behind them.
 
-    keys (H, room): a column each, as `model.products` wants them. table (3, room) int32: different words have numbers,
-    and row `NUMBERS` has those of the pairs, `WORDS` the ids by number; `OFFSETS` has the keys' `offsets_of`. `before`:
-    how many pairs of the sequence came before the first.
+    blocks (room / BLOCK, H, BLOCK): the keys, as `model.products` wants them. table (3, room) int32: different words
+    have numbers, and row `NUMBERS` has those of the pairs, `WORDS` the ids by number; `OFFSETS` has the keys'
+    `offsets_of`. `before`: how many pairs of the sequence came before the first.
     """
 
-    __slots__ = ("before", "filled", "keys", "number_of", "table")
+    __slots__ = ("before", "blocks", "filled", "number_of", "table")
 
     def __init__(self, room: int, width: int, before: int) -> None:
-        self.keys: Keys = np.empty((width, room), np.int8)
-        self.table: NDArray[np.int32] = np.empty((3, room), np.int32)
+        """With room for so many at least."""
+        count = _whole_blocks(room)
+        self.blocks: Blocks = np.empty((count, width, BLOCK), np.int8)
+        self.table: NDArray[np.int32] = np.empty((3, count * BLOCK), np.int32)
         self.number_of: dict[int, int] = {}
         self.before = before
         self.filled = 0
@@ -92,19 +93,23 @@ class Pairs:
             table[WORDS, number] = word
         table[NUMBERS, end] = number
         table[OFFSETS, end] = offset
-        self.keys[:, end] = key
+        self.blocks[end // BLOCK, :, end % BLOCK] = key
         self.filled = end + 1
 
-    def fill(self, keys: Keys, words: NDArray[np.integer[Any]]) -> None:
-        """Put pairs where there are none yet: keys (H, n), words (n,)."""
+    def fill(self, blocks: Blocks, offsets: NDArray[np.int32], words: NDArray[np.integer[Any]]) -> None:
+        """Put pairs where there are none yet: keys in blocks, offsets (n,), words (n,)."""
         different, numbers = np.unique(words, return_inverse=True)
         n = len(words)
-        self.keys[:, :n] = keys
+        self.blocks[: len(blocks)] = blocks
         self.table[NUMBERS, :n] = numbers
-        self.table[OFFSETS, :n] = offsets_of(keys.T)
+        self.table[OFFSETS, :n] = offsets
         self.table[WORDS, : len(different)] = different
         self.number_of = {word: number for number, word in enumerate(different.tolist())}
         self.filled = n
+
+
+def _whole_blocks(pairs: int) -> int:
+    return -(-pairs // BLOCK)
 
 
 class Cache:
@@ -135,18 +140,30 @@ class Cache:
         return min(self.end, self.adaptation.size)
 
     @property
-    def _first(self) -> int:
+    def first(self) -> int:
+        """Where its pairs begin in `pairs`."""
         return self.end - len(self)
 
     @property
+    def blocks(self) -> Blocks:
+        """Those of `pairs` that have its keys, from the one with `first` on; others may stand around them."""
+        return self.pairs.blocks[self.first // BLOCK : _whole_blocks(self.end)]
+
+    @property
     def keys(self) -> Keys:
-        """(n, H) of hidden outputs, each before the word of its pair. To be read only."""
-        return self.pairs.keys[:, self._first : self.end].T
+        """(n, H) of hidden outputs, each before the word of its pair: a copy."""
+        skipped = self.first % BLOCK
+        return keys_in(self.blocks)[skipped : skipped + len(self)]
 
     @property
     def numbers(self) -> NDArray[np.int32]:
         """(n,): which of `words` each pair's is."""
-        return self.pairs.table[NUMBERS, self._first : self.end]
+        return self.pairs.table[NUMBERS, self.first : self.end]
+
+    @property
+    def offsets(self) -> NDArray[np.int32]:
+        """(n,): the keys' `offsets_of`."""
+        return self.pairs.table[OFFSETS, self.first : self.end]
 
     @property
     def words(self) -> NDArray[np.int32]:
@@ -156,7 +173,7 @@ class Cache:
     @property
     def nbytes(self) -> int:
         """What the pairs take in memory; caches that come from each other may share it."""
-        return self.pairs.keys.nbytes + self.pairs.table.nbytes
+        return self.pairs.blocks.nbytes + self.pairs.table.nbytes
 
     @property
     def reach(self) -> int:
@@ -187,14 +204,19 @@ class Cache:
         return Cache(self.adaptation, before=position)
 
     def _moved(self, width: int) -> Pairs:
-        size, old = self.adaptation.size, self.pairs
-        kept = min(self.end, size + MARGIN)
-        first = self.end - kept
-        new = Pairs(min(2 * kept + _FIRST_ROOM, size + 2 * MARGIN), width, old.before + first)
-        if kept:
-            words = old.table[WORDS, old.table[NUMBERS, first : self.end]]
-            new.fill(old.keys[:, first : self.end], words)
+        """The pairs in new memory, whole blocks of them."""
+        old, end = self.pairs, self.end
+        skipped = max(end - self.adaptation.size - MARGIN, 0) // BLOCK
+        first = skipped * BLOCK
+        new = Pairs(self._room(end - first), width, old.before + first)
+        if end > first:
+            words = old.table[WORDS, old.table[NUMBERS, first:end]]
+            new.fill(old.blocks[skipped : _whole_blocks(end)], old.table[OFFSETS, first:end], words)
         return new
+
+    def _room(self, kept: int) -> int:
+        """For more than the pairs that are `kept`: as many again, to a limit."""
+        return min(2 * kept + 1, self.adaptation.size + 2 * MARGIN)
 
     def pack(self) -> bytes:
         """The pairs as bytes, little-endian: the ids of the words, uint32, then the keys, int8."""
@@ -219,8 +241,8 @@ class Cache:
         cache = cls(adaptation, before=position - count)
         if not count:
             return cache
-        pairs = Pairs(min(2 * count + _FIRST_ROOM, adaptation.size + 2 * MARGIN), width, position - count)
-        pairs.fill(keys.T, words)
+        pairs = Pairs(cache._room(count), width, position - count)
+        pairs.fill(blocks_of(keys), offsets_of(keys), words)
         return cls._of(adaptation, pairs, count, len(pairs.number_of))
 
 

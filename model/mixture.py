@@ -25,8 +25,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model import decoding
-from model.adaptation import NUMBERS, OFFSETS, Cache
-from model.products import ONE, products, queries_of
+from model.adaptation import Cache
+from model.products import BLOCK, ONE, products, queries_of
 from model.runtimes.base import Floats, Ids, Projection, Projects, SubsetProjection, WordsProjection
 from model.runtimes.slab import KeepsOutputs
 
@@ -60,7 +60,7 @@ def project_words(model: Projects[O], outputs: O, caches: Caches, words: Ids, *,
     mixed = _Mixed(*(values[:, N:] for values in both))  # the words of the caches, (A, G)
     top_ids, top_values = plain.top_ids.copy(), plain.top_log_probabilities.copy()
     top_ids[rows], top_values[rows] = _likeliest(
-        found, top_ids[rows], top_values[rows], mixed.logarithms.astype(np.float32)
+        found, top_ids[rows], top_values[rows], masses, mixed.logarithms.astype(np.float32)
     )
     entropies = plain.entropies.copy()
     entropies[rows] = _entropies(found, entropies[rows], mixed)
@@ -146,36 +146,32 @@ def _split(caches: Caches) -> tuple[Ids, Ids]:
 @dataclass(frozen=True, slots=True)
 class _Adapting:
     """The A rows that remember something. Beside the words that a row has, up to the G of the row with most, stands
-    word 0."""
+    word 0, which has no mass there."""
 
     rows: Ids  # (A,), their places in the batch
     caches: Sequence[Cache]
     words: Ids  # (A, G)
-    there: NDArray[np.bool_]  # (A, G): it is a word of this row
     weights: Doubles  # (A, 1)
     log_rest: Doubles  # (A, 1), log(1 - weight)
 
     def masses(self, hidden: Floats) -> Doubles:
         """(A, G) m_w, from the hidden outputs (A, H) of these rows."""
-        (A, G), pairs = self.words.shape, [cache.pairs for cache in self.caches]
-        tables = np.concatenate([of_one.table for of_one in pairs], axis=1)
-        found = products(queries_of(hidden), [of_one.keys for of_one in pairs]) - tables[OFFSETS]
-        # These are of all that there is room for, row after row: (T,). Of them the last pairs of each row, (A, N).
-        rooms = np.array([[of_one.keys.shape[1]] for of_one in pairs])
-        ends = np.array([[cache.end] for cache in self.caches])
-        lengths = np.minimum(ends, [[cache.adaptation.size] for cache in self.caches])
-        pair = np.arange(lengths.max())
-        absent = pair >= lengths
-        places = np.where(absent, 0, rooms.cumsum()[:, None] - rooms + ends - lengths + pair)
-        scores = found.take(places) * np.array([[cache.adaptation.theta / ONE] for cache in self.caches])
-        numbers = tables[NUMBERS].take(places)
-        scores[absent], numbers[absent] = -np.inf, G  # G is nobody's
-        scores -= scores.max(axis=1, keepdims=True)
-        np.exp(scores, out=scores)
-        scores *= self.weights / scores.sum(axis=1, keepdims=True)
-        numbers += np.arange(0, A * (G + 1), G + 1, dtype=np.int32)[:, None]
-        sums: Doubles = np.bincount(numbers.reshape(-1), scores.reshape(-1), A * (G + 1)).astype(np.float64, copy=False)
-        return sums.reshape(A, G + 1)[:, :G]
+        caches, (A, G) = self.caches, self.words.shape
+        blocks, lengths = [cache.blocks for cache in caches], [len(cache) for cache in caches]
+        found, own, place = products(queries_of(hidden), blocks), [], 0
+        for cache, length, keys in zip(caches, lengths, blocks, strict=True):
+            first = place + cache.first % BLOCK
+            own.append(found[first : first + length])
+            place += len(keys) * BLOCK
+        # Of the pairs of all rows, one row after the other: (T,).
+        scores = (np.concatenate(own) - np.concatenate([cache.offsets for cache in caches])).astype(np.float32)
+        scores *= np.repeat(np.array([cache.adaptation.theta / ONE for cache in caches], np.float32), lengths)
+        highest = np.maximum.reduceat(scores, np.cumsum([0, *lengths[:-1]]))
+        scores -= np.repeat(highest, lengths)
+        numbers = np.concatenate([cache.numbers for cache in caches]) + np.repeat(np.arange(0, A * G, G), lengths)
+        sums: Doubles = np.bincount(numbers, np.exp(scores), A * G).reshape(A, G).astype(np.float64, copy=False)
+        sums *= self.weights / sums.sum(axis=1, keepdims=True)
+        return sums
 
     def masses_of(self, masses: Doubles, words: Ids) -> Doubles:
         """(A, N), of words (A, N)."""
@@ -214,9 +210,8 @@ def _adapting(caches: Caches) -> _Adapting | None:
     words = np.zeros((A, G), np.int64)
     for place, cache in enumerate(found):
         words[place, : counts[place]] = cache.words
-    there = np.arange(G) < np.array(counts)[:, None]
     weights: Doubles = np.array([[cache.adaptation.weight] for cache in found], np.float64)
-    return _Adapting(np.array(rows), found, words, there, weights, np.log1p(-weights))
+    return _Adapting(np.array(rows), found, words, weights, np.log1p(-weights))
 
 
 def _entropies(found: _Adapting, entropies: Floats, mixed: _Mixed) -> Doubles:
@@ -232,15 +227,18 @@ def _entropies(found: _Adapting, entropies: Floats, mixed: _Mixed) -> Doubles:
     return entropy
 
 
-def _likeliest(found: _Adapting, top_ids: Ids, top_values: Floats, mixed: Floats) -> tuple[Ids, Floats]:
-    """The k likeliest (A, k) and their log p', from the model's and the words of the caches with `mixed` (A, G)."""
+def _likeliest(
+    found: _Adapting, top_ids: Ids, top_values: Floats, masses: Doubles, mixed: Floats
+) -> tuple[Ids, Floats]:
+    """The k likeliest (A, k) and their log p', from the model's and the words of the caches with their m_w and `mixed`,
+    both (A, G)."""
     K = top_ids.shape[1]
     if not K:
         return top_ids, top_values
     top_values = (top_values + found.log_rest).astype(np.float32)
     # So likely are K words at least, without what the cache adds: what is less likely is not among the first K.
     A, G = mixed.shape
-    rows, places = np.divmod(np.flatnonzero(found.there & (mixed >= top_values[:, -1:])), G)
+    rows, places = np.divmod(np.flatnonzero((masses > 0) & (mixed >= top_values[:, -1:])), G)
     counts = np.bincount(rows, minlength=A)
     own_ids, own_values = np.full((A, counts.max()), -1), np.full((A, counts.max()), -np.inf, np.float32)
     at = rows, np.arange(len(rows)) - (counts.cumsum() - counts)[rows]

@@ -17,6 +17,7 @@ from app.settings import Settings
 from model import decoding
 from model.adaptation import MARGIN, Adaptation
 from model.decoding import Sampling
+from model.products import BLOCK
 from tests.app.conftest import Running, running
 from tests.app.fake_runtime import PLAIN, WORDS, FakeRuntime, Oracle, artifact
 from tests.app.test_fork import fork
@@ -351,13 +352,13 @@ async def test_memory_is_bounded_and_told() -> None:
     async with running(max_adapting_sessions=3, max_sessions=6, adapt_size=8) as service:
         first = await opened(service, True, words=TEXT * 30)
         shown = (await service.client.get(f"/v1/sessions/{first}")).json()
-        assert 44 + 8 * row <= shown["state_bytes"] <= 44 + (8 + 2 * MARGIN) * row
+        assert 44 + 8 * row <= shown["state_bytes"] <= 44 + (8 + 2 * MARGIN + BLOCK) * row
         plain = (await service.ok(words=TEXT))["session_id"]
         others = [await opened(service, True, words=TEXT * 30) for _ in range(2)]
         await service.ok(session_id=first, words=["the"])
         samples = await scraped(service)
         assert at(samples, "adapting_sessions") == 3
-        assert 3 * 8 * row <= at(samples, "cache_bytes") <= 3 * (8 + 2 * MARGIN) * row
+        assert 3 * 8 * row <= at(samples, "cache_bytes") <= 3 * (8 + 2 * MARGIN + BLOCK) * row
         newest = await opened(service, True, words=TEXT)
         # The one that adapts and was left alone for longest had to go, though others were left alone for longer.
         assert (await service.predict(session_id=others[0])).status_code == 410

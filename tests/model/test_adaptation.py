@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model import adaptation
-from model.adaptation import MARGIN, OFFSETS, Adaptation, Cache, packed_bytes
-from model.products import keys_of, offsets_of
+from model.adaptation import MARGIN, Adaptation, Cache, packed_bytes
+from model.products import BLOCK, keys_of, offsets_of
 
 H = 3
 
@@ -82,14 +82,14 @@ def test_its_memory_is_bounded_and_short_sequences_have_little() -> None:
     cache, one = Cache(Adaptation(500)), H + 12
     assert cache.nbytes == 0
     assert after(cache, range(20)).nbytes <= 32 * one
-    assert after(cache, range(5000)).nbytes <= (500 + 2 * MARGIN) * one
+    assert after(cache, range(5000)).nbytes <= (500 + 2 * MARGIN + BLOCK) * one
 
 
 def test_caches_that_come_from_each_other_share_their_pairs() -> None:
     cache = after(Cache(Adaptation(500)), range(400))
     on = cache.after(*pair(400))
-    assert np.shares_memory(cache.keys, on.keys)
-    assert not np.shares_memory(cache.after(*pair(401)).keys, on.keys)
+    assert np.shares_memory(cache.blocks, on.blocks)
+    assert not np.shares_memory(cache.after(*pair(401)).blocks, on.blocks)
     check(on, list(range(401)))
 
 
@@ -133,6 +133,4 @@ def test_many_move_on_as_each_alone_would() -> None:
         else:
             assert next_one is not None
             assert next_one.pack() == cache.after(key, word).pack()
-            assert (
-                next_one.pairs.table[OFFSETS, : next_one.end] == offsets_of(next_one.pairs.keys.T)[: next_one.end]
-            ).all()
+            assert next_one.offsets.tolist() == offsets_of(next_one.keys).tolist()

@@ -7,17 +7,34 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.products import KEY_STEPS, ONE, QUERY_STEPS, Keys, keys_of, offsets_of, products, queries_of
+from model.products import (
+    BLOCK,
+    KEY_STEPS,
+    ONE,
+    QUERY_STEPS,
+    Keys,
+    blocks_of,
+    keys_in,
+    keys_of,
+    offsets_of,
+    products,
+    queries_of,
+)
 
 
 def check(hidden: np.ndarray, keys: list[Keys]) -> None:
-    """hidden (B, H), keys b (H, n_b): what is found is exact."""
-    found = products(queries_of(hidden), keys)
+    """hidden (B, H), keys b (n_b, H): what is found is exact."""
+    blocks = [blocks_of(rows) for rows in keys]
+    found = products(queries_of(hidden), blocks)
     assert found.dtype == np.int32
     steps = np.rint(hidden.astype(np.float64) * QUERY_STEPS).astype(np.int64)
-    expected = [row @ columns.astype(np.int64) for row, columns in zip(steps, keys, strict=True)]
-    offsets = [offsets_of(columns.T) for columns in keys]
-    np.testing.assert_array_equal(found - np.concatenate(offsets), np.concatenate(expected))
+    first = 0
+    for query, rows, own in zip(steps, keys, blocks, strict=True):
+        n, room = len(rows), len(own) * BLOCK
+        np.testing.assert_array_equal(found[first : first + n] - offsets_of(rows), rows.astype(np.int64) @ query)
+        assert (found[first + n : first + room] == 0).all()
+        first += room
+    assert first == len(found)
 
 
 @given(
@@ -28,17 +45,29 @@ def check(hidden: np.ndarray, keys: list[Keys]) -> None:
 @settings(max_examples=100, deadline=None)
 def test_they_are_exact_however_many_there_are(rooms: list[int], width: int, seed: int) -> None:
     random = np.random.default_rng(seed)
-    keys = [random.integers(-KEY_STEPS, KEY_STEPS + 1, (width, room)).astype(np.int8) for room in rooms]
+    keys = [random.integers(-KEY_STEPS, KEY_STEPS + 1, (room, width)).astype(np.int8) for room in rooms]
     check(random.uniform(-1, 1, (len(rooms), width)).astype(np.float32), keys)
 
 
 @pytest.mark.parametrize("key", [-1, 1])
 @pytest.mark.parametrize("query", [-1, 1])
 def test_the_largest_do_not_saturate(query: int, key: int) -> None:
-    keys = np.full((1150, 70), key * KEY_STEPS, np.int8)
+    keys = np.full((70, 1150), key * KEY_STEPS, np.int8)
     hidden = np.full((1, 1150), query, np.float32)
     check(hidden, [keys])
-    assert (products(queries_of(hidden), [keys]) - offsets_of(keys.T) == query * key * 1150 * ONE).all()
+    found = products(queries_of(hidden), [blocks_of(keys)])[: len(keys)]
+    assert (found - offsets_of(keys) == query * key * 1150 * ONE).all()
+
+
+@pytest.mark.parametrize("count", [0, 1, 31, 32, 33, 500])
+def test_blocks_are_keys_side_by_side(count: int) -> None:
+    keys = np.random.default_rng(count).integers(-KEY_STEPS, KEY_STEPS + 1, (count, 5)).astype(np.int8)
+    blocks = blocks_of(keys)
+    assert blocks.flags.c_contiguous
+    assert blocks.shape[1:] == (5, BLOCK)
+    np.testing.assert_array_equal(keys_in(blocks)[:count], keys)
+    for number, key in enumerate(keys):
+        np.testing.assert_array_equal(blocks[number // BLOCK, :, number % BLOCK], key)
 
 
 def test_keys_are_hidden_outputs_in_127_steps_either_way() -> None:
