@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from model.products import BLOCK, KEY_STEPS, Blocks, Keys, blocks_of, keys_in, keys_of, offsets_of
+from model.products import BLOCK, KEY_STEPS, Blocks, Keys, block_count, blocks_of, keys_in, keys_of, offsets_of
 from model.runtimes.base import Floats
 
 #: The most pairs that may be kept: their products are computed for every word.
@@ -73,7 +73,7 @@ class Pairs:
 
     def __init__(self, room: int, width: int, before: int) -> None:
         """With room for so many at least."""
-        count = _whole_blocks(room)
+        count = block_count(room)
         self.blocks: Blocks = np.empty((count, width, BLOCK), np.int8)
         self.table: NDArray[np.int32] = np.empty((3, count * BLOCK), np.int32)
         self.number_of: dict[int, int] = {}
@@ -106,10 +106,6 @@ class Pairs:
         self.table[WORDS, : len(different)] = different
         self.number_of = {word: number for number, word in enumerate(different.tolist())}
         self.filled = n
-
-
-def _whole_blocks(pairs: int) -> int:
-    return -(-pairs // BLOCK)
 
 
 class Cache:
@@ -147,7 +143,7 @@ class Cache:
     @property
     def blocks(self) -> Blocks:
         """Those of `pairs` that have its keys, from the one with `first` on; others may stand around them."""
-        return self.pairs.blocks[self.first // BLOCK : _whole_blocks(self.end)]
+        return self.pairs.blocks[self.first // BLOCK : block_count(self.end)]
 
     @property
     def keys(self) -> Keys:
@@ -211,7 +207,7 @@ class Cache:
         new = Pairs(self._room(end - first), width, old.before + first)
         if end > first:
             words = old.table[WORDS, old.table[NUMBERS, first:end]]
-            new.fill(old.blocks[skipped : _whole_blocks(end)], old.table[OFFSETS, first:end], words)
+            new.fill(old.blocks[skipped : block_count(end)], old.table[OFFSETS, first:end], words)
         return new
 
     def _room(self, kept: int) -> int:

@@ -72,10 +72,15 @@ def offsets_of(keys: Keys) -> NDArray[np.int32]:
     return offsets
 
 
+def block_count(keys: int) -> int:
+    """In how many blocks so many keys have room."""
+    return -(-keys // BLOCK)
+
+
 def blocks_of(keys: Keys) -> Blocks:
     """Keys (n, H) as `products` wants them, (n over BLOCK, H, BLOCK): the last ones filled up with zeros."""
     n, H = keys.shape
-    rows = np.zeros((-(-n // BLOCK), BLOCK, H), np.int8)
+    rows = np.zeros((block_count(n), BLOCK, H), np.int8)
     rows.reshape(-1, H)[:n] = keys
     return np.ascontiguousarray(rows.swapaxes(1, 2))
 
