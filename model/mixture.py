@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from model import decoding
 from model.adaptation import Cache
-from model.products import BLOCK, ONE, products, queries_of
+from model.products import BLOCK, ONE, products
 from model.runtimes.base import Floats, Ids, Projection, Projects, SubsetProjection, WordsProjection
 from model.runtimes.slab import KeepsOutputs
 
@@ -158,7 +158,7 @@ class _Adapting:
         """(A, G) m_w, from the hidden outputs (A, H) of these rows."""
         caches, (A, G) = self.caches, self.words.shape
         blocks, lengths = [cache.blocks for cache in caches], [len(cache) for cache in caches]
-        found, own, place = products(queries_of(hidden), blocks), [], 0
+        found, own, place = products(hidden, blocks), [], 0
         for cache, length, keys in zip(caches, lengths, blocks, strict=True):
             first = place + cache.first % BLOCK
             own.append(found[first : first + length])

@@ -38,7 +38,6 @@ BLOCK = 32
 
 Keys = NDArray[np.int8]
 Blocks = NDArray[np.int8]
-Queries = NDArray[np.uint8]
 
 #: So many sequences are multiplied in one run: as many as fit, the most first.
 _TOGETHER = (16, 4, 1)
@@ -51,19 +50,8 @@ def keys_of(hidden: Floats) -> Keys:
     [[127, -64, 0]]
     """
     with np.errstate(invalid="ignore"):  # what is not a number is noticed by who asks for probabilities
-        keys: Keys = _steps(hidden, KEY_STEPS).astype(np.int8)
+        keys: Keys = np.rint(np.clip(hidden, -1, 1) * np.float32(KEY_STEPS)).astype(np.int8)
     return keys
-
-
-def queries_of(hidden: Floats) -> Queries:
-    """(B, H) hidden outputs as queries.
-
-    >>> queries_of(np.array([[1.0, -0.5, 0.003]], np.float32)).tolist()
-    [[127, 32, 64]]
-    """
-    with np.errstate(invalid="ignore"):
-        queries: Queries = (_steps(hidden, QUERY_STEPS) + np.float32(_ZERO)).astype(np.uint8)
-    return queries
 
 
 def offsets_of(keys: Keys) -> NDArray[np.int32]:
@@ -91,8 +79,9 @@ def keys_in(blocks: Blocks) -> Keys:
     return blocks.swapaxes(1, 2).reshape(count * BLOCK, H)
 
 
-def products(queries: Queries, blocks: Sequence[Blocks]) -> NDArray[np.int32]:
-    """Of query b (H,) with the keys in blocks b (n_b, H, BLOCK), one after the other: ((n_1 + n_2 + ...) BLOCK,).
+def products(hidden: Floats, blocks: Sequence[Blocks]) -> NDArray[np.int32]:
+    """Of hidden output b (H,), the query, with the keys in blocks b (n_b, H, BLOCK), one after the other:
+    ((n_1 + n_2 + ...) BLOCK,).
 
     Each is larger by what `offsets_of` says of its key.
     """
@@ -100,15 +89,10 @@ def products(queries: Queries, blocks: Sequence[Blocks]) -> NDArray[np.int32]:
     while first < len(blocks):
         count = next(count for count in _TOGETHER if count <= len(blocks) - first)
         feed: dict[str, NDArray[Any]] = {f"keys{place}": blocks[first + place] for place in range(count)}
-        feed["queries"] = queries[first : first + count]
+        feed["hidden"] = hidden[first : first + count]
         found.append(_session(count).run(None, feed)[0].reshape(-1))
         first += count
     return found[0] if len(found) == 1 else np.concatenate(found)
-
-
-def _steps(hidden: Floats, steps: int) -> Floats:
-    whole: Floats = np.rint(np.clip(hidden, -1, 1) * np.float32(steps))
-    return whole
 
 
 @cache
@@ -119,8 +103,11 @@ def _session(count: int) -> onnxruntime.InferenceSession:
     from model.runtimes.onnx_graph import Graph
 
     graph = Graph()
-    inputs = [helper.make_tensor_value_info("queries", TensorProto.UINT8, [count, "H"])]
-    rows = graph.ops("Split", "queries", outputs=count, axis=0, num_outputs=count)
+    inputs = [helper.make_tensor_value_info("hidden", TensorProto.FLOAT, [count, "H"])]
+    # Where it has to be, unless a state came from elsewhere.
+    within = graph.op("Clip", "hidden", graph.constant(np.float32(-1)), graph.constant(np.float32(1)))
+    steps, zero = graph.constant(np.float32(1 / QUERY_STEPS)), graph.constant(np.uint8(_ZERO))
+    rows = graph.ops("Split", graph.op("QuantizeLinear", within, steps, zero), outputs=count, axis=0, num_outputs=count)
     for place in range(count):
         inputs.append(helper.make_tensor_value_info(f"keys{place}", TensorProto.INT8, [f"n{place}", "H", BLOCK]))
     of_each = [graph.op("MatMulInteger", row, f"keys{place}") for place, row in enumerate(rows)]
