@@ -47,9 +47,8 @@ class Connection:
     answers: list[tuple[int, Any]] = field(default_factory=list)  # after how many words, the reply
 
 
-def _exchange(connection: socket.socket, message: bytes) -> tuple[int, Any]:
-    """One request and its reply, waiting for it."""
-    connection.sendall(message)
+def _reply(connection: socket.socket) -> tuple[int, Any]:
+    """The reply to the request that was sent, waiting for it."""
     data = b""
     while (reply := parse(data)) is None:
         part = connection.recv(_RECEIVE)
@@ -83,12 +82,14 @@ class Load:
         self._counts = counts
         self._before = before
         read = json.dumps({"words": [words[number % len(words)] for number in range(before)]}).encode()
-        self._connections: dict[int, Connection] = {}
-        for _ in range(connections):
-            opened = socket.create_connection(("127.0.0.1", port))
+        path, body = ("/v1/predict", read) if before else ("/v1/sessions", b"{}")
+        sockets = [socket.create_connection(("127.0.0.1", port)) for _ in range(connections)]
+        for opened in sockets:  # all of them, before the first reply is waited for
             opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            path, body = ("/v1/predict", read) if before else ("/v1/sessions", b"{}")
-            status, reply = _exchange(opened, request(path, body))
+            opened.sendall(request(path, body))
+        self._connections: dict[int, Connection] = {}
+        for opened in sockets:
+            status, reply = _reply(opened)
             if status not in (200, 201):
                 raise BenchmarkError(f"a session could not be opened: {status} {reply}")
             session_id = reply["session_id"]
