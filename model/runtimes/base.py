@@ -74,6 +74,7 @@ class Projects(Protocol[Outputs_contra]):
     them where it computes."""
 
     vocabulary_size: int
+    threads: int  # how many cores of the host it keeps busy
 
     def project(self, outputs: Outputs_contra, /, *, top_k: int, targets: Ids | None = None) -> Projection:
         """`top_k` in [0, vocabulary_size]; targets (R,)."""

@@ -6,14 +6,13 @@ No export tool and no Chainer stand between: see `model.runtimes.graphs`.
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from model.cores import available
 from model.runtimes import RuntimeUnavailableError
 from model.runtimes.base import Floats, Ids, Projection, State, SubsetProjection, WordsProjection
 from model.shapes import state_tensors
@@ -33,9 +32,6 @@ except ImportError as error:
     raise RuntimeUnavailableError(
         f"the cpu runtimes need onnx and onnxruntime ({error}); install them, or take another runtime"
     ) from error
-
-#: Where Linux says what this container may have of the machine.
-CGROUP = Path("/sys/fs/cgroup")
 
 #: Rows are projected at most so many at a time: their logits stay in the cache, and a long text that is scored takes
 #: no more memory than a short one.
@@ -125,22 +121,8 @@ class CpuRuntime:
 def default_threads() -> int:
     """One core is left to whoever calls, save for one of two: there it would stand idle while the caller waits for the
     other. Small matrices gain little from more than four."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    cores = max(1, min(cores, _quota()))
+    cores = available()
     return max(min(2, cores), min(4, cores - 1))
-
-
-def _quota() -> int:
-    """Whole cores that a container may keep busy (`docker run --cpus`): more threads than those would take turns."""
-    try:
-        if (CGROUP / "cpu.max").exists():
-            quota, period = (CGROUP / "cpu.max").read_text().split()
-        else:  # version 1
-            quota, period = ((CGROUP / "cpu" / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
-        cores = int(quota) // int(period)
-    except (OSError, ValueError):  # not in a container, or "max"
-        return sys.maxsize
-    return sys.maxsize if cores < 0 else cores
 
 
 def session(model: Model, threads: int) -> onnxruntime.InferenceSession:

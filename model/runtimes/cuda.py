@@ -53,6 +53,7 @@ class CudaRuntime:
     ) -> None:
         self.name = "cuda" if float16 else "cuda-float32"
         self.device = name
+        self.threads = 1
         self.most = most
         self.vocabulary_size = int(artifact.network["vocabulary_size"])
         self.state_tensors = state_tensors(artifact.network)

@@ -22,7 +22,7 @@ class CudaOutputs:
     """`model.runtimes.base.Projects` of numbers: here, the rows of the source themselves."""
 
     def __init__(self, runtime: CudaRuntime, source: Source) -> None:
-        self.vocabulary_size = runtime.vocabulary_size
+        self.vocabulary_size, self.threads = runtime.vocabulary_size, runtime.threads
         self._runtime = runtime
         self._source = source
 

@@ -18,6 +18,7 @@ class ReferenceRuntime:
     """Runs a model's network as Chainer defines it, float32, on the first GPU if there is one, else on the CPU."""
 
     name = "chainer"
+    threads = 1
 
     def __init__(self, artifact: Artifact) -> None:
         self._network = networks.build(artifact.network)

@@ -117,7 +117,7 @@ class _HostOutputs(ABC):
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
-        self.vocabulary_size = runtime.vocabulary_size
+        self.vocabulary_size, self.threads = runtime.vocabulary_size, runtime.threads
 
     @abstractmethod
     def hidden(self, numbers: Sequence[int] | Ids, /) -> Floats: ...

@@ -31,6 +31,7 @@ class FakeRuntime:
 
     name = "fake"
     device = "cpu"
+    threads = 1
 
     def __init__(self, vocabulary_size: int = len(WORDS), seed: int = 7) -> None:
         rng = np.random.default_rng(seed)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+import model.cores
 import model.runtimes.cpu
 from model.artifact import Artifact
 from model.runtimes.base import Ids, Projection, Runtime, State
@@ -445,7 +446,7 @@ def test_no_more_threads_than_a_container_may_keep_busy(
     for name, content in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(content)
-    monkeypatch.setattr(model.runtimes.cpu, "CGROUP", tmp_path)
+    monkeypatch.setattr(model.cores, "CGROUP", tmp_path)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)), raising=False)
     assert model.runtimes.cpu.default_threads() == threads
 

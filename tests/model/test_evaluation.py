@@ -35,6 +35,7 @@ class TableRuntime:
 
     name = "table"
     device = "cpu"
+    threads = 1
 
     def __init__(self, table: Any) -> None:
         self.table = np.asarray(table, np.float64)
