@@ -111,34 +111,30 @@ class Pairs:
 class Cache:
     """The last pairs of a sequence, `adaptation.size` at most: a value, like the state beside it.
 
-    They end at `end` in `pairs`, whose first `count` numbers are those of words up to there. `after` makes the next
-    one. Caches that come from each other share their pairs, so that most cost next to nothing, those of forks too,
-    until they go different ways. One thread at a time may call `after`; all may read.
+    They are those from `first` to `end` in `pairs`, whose first `count` numbers are those of words up to there. `after`
+    makes the next one. Caches that come from each other share their pairs, so that most cost next to nothing, those of
+    forks too, until they go different ways. One thread at a time may call `after`; all may read.
     """
 
-    __slots__ = ("adaptation", "count", "end", "pairs")
+    __slots__ = ("adaptation", "count", "end", "first", "pairs")
 
     def __init__(self, adaptation: Adaptation, *, before: int = 0) -> None:
         """One without pairs; so many of the sequence's came `before` and are not known."""
         self.adaptation = adaptation
         self.pairs = Pairs(0, 0, before)
-        self.end = 0
+        self.first = self.end = 0
         self.count = 0
 
     @classmethod
     def _of(cls, adaptation: Adaptation, pairs: Pairs, end: int, count: int) -> Cache:
         cache = cls.__new__(cls)
         cache.adaptation, cache.pairs, cache.end, cache.count = adaptation, pairs, end, count
+        cache.first = max(end - adaptation.size, 0)
         return cache
 
     def __len__(self) -> int:
         """How many pairs there are."""
-        return min(self.end, self.adaptation.size)
-
-    @property
-    def first(self) -> int:
-        """Where its pairs begin in `pairs`."""
-        return self.end - len(self)
+        return self.end - self.first
 
     @property
     def blocks(self) -> Blocks:
@@ -152,19 +148,25 @@ class Cache:
         return keys_in(self.blocks)[skipped : skipped + len(self)]
 
     @property
-    def numbers(self) -> NDArray[np.int32]:
-        """(n,): which of `words` each pair's is."""
-        return self.pairs.table[NUMBERS, self.first : self.end]
+    def table(self) -> NDArray[np.int32]:
+        """(2, n): which of `words` each pair's is, and the keys' `offsets_of`."""
+        return self.pairs.table[:WORDS, self.first : self.end]
 
     @property
-    def offsets(self) -> NDArray[np.int32]:
-        """(n,): the keys' `offsets_of`."""
-        return self.pairs.table[OFFSETS, self.first : self.end]
+    def numbers(self) -> NDArray[np.int32]:
+        """(n,): which of `words` each pair's is."""
+        numbers: NDArray[np.int32] = self.table[NUMBERS]
+        return numbers
 
     @property
     def words(self) -> NDArray[np.int32]:
         """(G,) ids of different words: all that the pairs have, and maybe a few that they no longer have."""
         return self.pairs.table[WORDS, : self.count]
+
+    def number(self, word: int) -> int:
+        """Which of `words` this one is; -1 if it is none of them."""
+        number = self.pairs.number_of.get(word, -1)
+        return number if number < self.count else -1
 
     @property
     def nbytes(self) -> int:

@@ -6,8 +6,9 @@ runtime answers it, to the bit. Caches are kept and looked through on the host: 
 come there, and the log-probabilities of the words in them, of the others neither.
 
 With m_w, `weight` times the cache's share of w, p'(w) = (1 - weight) p(w) + m_w. Only words with m_w > 0 come forward,
-so the k likeliest are among the model's k likeliest and the words of the cache. Logarithms are mixed in float64 and
-rounded to float32; words that are then equally likely stand in the order of their ids.
+so the k likeliest are among the model's k likeliest and the words of the cache. Logarithms are mixed in float32, as
+the model's own are, by the same operations for whatever is asked (`_mixed`): words that are then equally likely stand
+in the order of their ids.
 
 Most of what it costs is memory: the keys of 64 sequences of 500 words are 8 MB, and a step of the model that ships has
 filled the processor's cache before it comes to them again. To read them once, and nothing else, made its step 1.11 to
@@ -26,41 +27,40 @@ from numpy.typing import NDArray
 
 from model import decoding
 from model.adaptation import Cache
+from model.cores import available
 from model.products import BLOCK, ONE, products
 from model.runtimes.base import Floats, Ids, Projection, Projects, SubsetProjection, WordsProjection
 from model.runtimes.slab import KeepsOutputs
 
-Doubles = NDArray[np.float64]
 Caches = Sequence[Cache | None]
 O = TypeVar("O", Floats, Ids)  # noqa: E741
 
-#: From so many rows on, the products of keys and queries are computed beside those of the runtime, on another core if
-#: there is one.
+#: From so many rows on, the products of keys and queries are computed beside those of the runtime, on a core that it
+#: leaves free. Where it leaves none, that took 1.14 times the processor time for a word in the service that the one
+#: after the other took (two cores, 64 sessions).
 _MANY = 8
+_CORES = available()
 _beside = ThreadPoolExecutor(1, "nextword-recall")
 
 
 def project_words(model: Projects[O], outputs: O, caches: Caches, words: Ids, *, top_k: int) -> WordsProjection:
     """`Projects.project_words` of the mixture: words (R, N)."""
-    found = _adapting(caches)
+    found = _adapting(caches, words)
     if found is None:
         return model.project_words(outputs, words, top_k=top_k)
-    rows, N = found.rows, words.shape[1]
+    rows, N = found.rows, found.named
     hidden = _hidden(model, outputs[rows])
-    asked = np.zeros((len(outputs), N + found.words.shape[1]), np.int64)
-    asked[:, :N] = words
-    asked[rows, N:] = found.words
-    summing = _beside.submit(found.masses, hidden) if len(rows) >= _MANY else None
-    plain = model.project_words(outputs, asked, top_k=top_k)
+    beside = len(hidden) >= _MANY and model.threads < _CORES
+    summing = _beside.submit(found.masses, hidden) if beside else None
+    plain = model.project_words(outputs, found.asked, top_k=top_k)
     masses = found.masses(hidden) if summing is None else summing.result()
-    of_asked = np.concatenate([found.masses_of(masses, words[rows]), masses], axis=1)
-    both = _mixed(plain.log_probabilities[rows] + found.log_rest, of_asked)
+    of_asked = _mixed(plain.log_probabilities[rows] + found.log_rest, masses)
     of_words = plain.log_probabilities[:, :N].copy()
-    of_words[rows] = both.logarithms[:, :N]
-    mixed = _Mixed(*(values[:, N:] for values in both))  # the words of the caches, (A, G)
+    of_words[rows] = of_asked.logarithms[:, :N]
+    mixed = _Mixed(*(values[:, N:] for values in of_asked))  # the words of the caches, (A, G)
     top_ids, top_values = plain.top_ids.copy(), plain.top_log_probabilities.copy()
     top_ids[rows], top_values[rows] = _likeliest(
-        found, top_ids[rows], top_values[rows], masses, mixed.logarithms.astype(np.float32)
+        found, top_ids[rows], top_values[rows], masses[:, N:], mixed.logarithms
     )
     entropies = plain.entropies.copy()
     entropies[rows] = _entropies(found, entropies[rows], mixed)
@@ -117,18 +117,15 @@ def project_subset(model: Projects[O], outputs: O, caches: Caches, ids: Ids, *, 
 def log_probabilities(model: Projects[O], outputs: O, caches: Caches) -> Floats:
     """`Projects.log_probabilities` of the mixture: whole rows (R, V)."""
     whole = model.log_probabilities(outputs)
-    found = _adapting(caches)
+    found = _adapting(caches, np.empty((len(outputs), 0), np.int64))
     if found is None:
         return whole
     masses = found.masses(_hidden(model, outputs[found.rows]))
-    for place, row in enumerate(found.rows.tolist()):
-        values = whole[row].astype(np.float64)
+    for place, row in enumerate(np.arange(len(outputs))[found.rows].tolist()):
         own = masses[place] > 0
         words = found.words[place, own]
-        mixed = np.log(np.exp(values[words] + found.log_rest[place]) + masses[place, own])
-        values += found.log_rest[place]
-        values[words] = mixed
-        whole[row] = values
+        whole[row] += found.log_rest[place]
+        whole[row, words] = _mixed(whole[row, words], masses[place, own]).logarithms
     return whole
 
 
@@ -145,18 +142,23 @@ def _split(caches: Caches) -> tuple[Ids, Ids]:
 
 @dataclass(frozen=True, slots=True)
 class _Adapting:
-    """The A rows that remember something. Beside the words that a row has, up to the G of the row with most, stands
-    word 0, which has no mass there."""
+    """The A rows of a batch of R that remember something.
 
-    rows: Ids  # (A,), their places in the batch
+    Of each row some words are asked for: the `named` ones that all rows are asked for, N, and then those that the row
+    has, up to the G of the row with most. Word 0 stands beside the words of a row with fewer, and has no mass there.
+    """
+
     caches: Sequence[Cache]
+    rows: Ids | slice  # (A,), their places in the batch: a slice where all do, so that nothing is copied
+    named: int
+    asked: Ids  # (R, N + G)
     words: Ids  # (A, G)
-    weights: Doubles  # (A, 1)
-    log_rest: Doubles  # (A, 1), log(1 - weight)
+    weights: NDArray[np.float64]  # (A, 1)
+    log_rest: Floats  # (A, 1), log(1 - weight)
 
-    def masses(self, hidden: Floats) -> Doubles:
-        """(A, G) m_w, from the hidden outputs (A, H) of these rows."""
-        caches, (A, G) = self.caches, self.words.shape
+    def masses(self, hidden: Floats) -> Floats:
+        """(A, N + G) m_w, from the hidden outputs (A, H) of these rows."""
+        caches, N, (A, G) = self.caches, self.named, self.words.shape
         blocks, lengths = [cache.blocks for cache in caches], [len(cache) for cache in caches]
         found, own, place = products(hidden, blocks), [], 0
         for cache, length, keys in zip(caches, lengths, blocks, strict=True):
@@ -164,57 +166,60 @@ class _Adapting:
             own.append(found[first : first + length])
             place += len(keys) * BLOCK
         # Of the pairs of all rows, one row after the other: (T,).
-        scores = (np.concatenate(own) - np.concatenate([cache.offsets for cache in caches])).astype(np.float32)
+        numbers, offsets = np.concatenate([cache.table for cache in caches], axis=1)
+        scores = (np.concatenate(own) - offsets).astype(np.float32)
         scores *= np.repeat(np.array([cache.adaptation.theta / ONE for cache in caches], np.float32), lengths)
         highest = np.maximum.reduceat(scores, np.cumsum([0, *lengths[:-1]]))
         scores -= np.repeat(highest, lengths)
-        numbers = np.concatenate([cache.numbers for cache in caches]) + np.repeat(np.arange(0, A * G, G), lengths)
-        sums: Doubles = np.bincount(numbers, np.exp(scores), A * G).reshape(A, G).astype(np.float64, copy=False)
+        numbers += np.repeat(np.arange(N, A * (N + G), N + G, dtype=np.int32), lengths)
+        np.exp(scores, out=scores)
+        sums = np.bincount(numbers, scores, A * (N + G)).reshape(A, N + G)
         sums *= self.weights / sums.sum(axis=1, keepdims=True)
-        return sums
-
-    def masses_of(self, masses: Doubles, words: Ids) -> Doubles:
-        """(A, N), of words (A, N)."""
-        found = np.empty(words.shape)
-        for column in range(words.shape[1]):  # of which there are few
-            found[:, column] = np.vecdot(masses, self.words == words[:, column, None])
-        return found
+        masses = sums.astype(np.float32)
+        if N:
+            named = self.asked[self.rows, :N].tolist()
+            numbers_of = [[cache.number(word) for word in words] for cache, words in zip(caches, named, strict=True)]
+            # A word that a row does not have is number -1: a column without mass, so far.
+            masses[:, :N] = masses[np.arange(A)[:, np.newaxis], N + np.array(numbers_of)]
+        return masses
 
 
 class _Mixed(NamedTuple):
     """Of some words (A, N): log (1 - weight) p, the same as p, and p' as it is and as a logarithm."""
 
-    log_rest: Doubles
-    rest: Doubles
-    probabilities: Doubles
-    logarithms: Doubles
+    log_rest: Floats
+    rest: Floats
+    probabilities: Floats
+    logarithms: Floats
 
 
-def _mixed(log_rest: Doubles, masses: Doubles) -> _Mixed:
+def _mixed(log_rest: Floats, masses: Floats) -> _Mixed:
     rest = np.exp(log_rest)
     probabilities = rest + masses
     with np.errstate(divide="ignore"):  # of what is too unlikely for a float, and is not taken
         logarithms = np.log(probabilities)
+    np.maximum(logarithms, log_rest, out=logarithms)  # of which rounding may have taken something away
     np.copyto(logarithms, log_rest, where=masses == 0)
     return _Mixed(log_rest, rest, probabilities, logarithms)
 
 
-def _adapting(caches: Caches) -> _Adapting | None:
-    """None where nobody remembers anything."""
-    rows = [row for row, cache in enumerate(caches) if cache is not None and cache.end]
-    if not rows:
+def _adapting(caches: Caches, words: Ids) -> _Adapting | None:
+    """None where nobody remembers anything. words (R, N): those that are asked for of every row."""
+    remembering = [row for row, cache in enumerate(caches) if cache]
+    if not remembering:
         return None
-    found = [cache for cache in caches if cache is not None and cache.end]
-    counts = [cache.count for cache in found]
-    A, G = len(found), max(counts)
-    words = np.zeros((A, G), np.int64)
-    for place, cache in enumerate(found):
-        words[place, : counts[place]] = cache.words
-    weights: Doubles = np.array([[cache.adaptation.weight] for cache in found], np.float64)
-    return _Adapting(np.array(rows), found, words, weights, np.log1p(-weights))
+    found = [cache for cache in caches if cache]
+    R, N = words.shape
+    asked = np.zeros((R, N + max(cache.count for cache in found)), np.int64)
+    asked[:, :N] = words
+    for row, cache in zip(remembering, found, strict=True):
+        asked[row, N : N + cache.count] = cache.words
+    rows = slice(None) if len(found) == R else np.array(remembering)
+    weights = np.array([[cache.adaptation.weight] for cache in found])
+    return _Adapting(found, rows, N, asked, asked[rows, N:], weights, np.log1p(-weights).astype(np.float32))
 
 
-def _entropies(found: _Adapting, entropies: Floats, mixed: _Mixed) -> Doubles:
+def _entropies(found: _Adapting, entropies: Floats, mixed: _Mixed) -> Floats:
     """(A,), from the model's (A,): in the sum over all words (1 - weight) p is put right where a cache has the word.
 
     - sum (1 - weight) p log((1 - weight) p) = (1 - weight) (H - log(1 - weight)).
@@ -223,19 +228,17 @@ def _entropies(found: _Adapting, entropies: Floats, mixed: _Mixed) -> Doubles:
     of_all = np.exp(log_rest) * (entropies - log_rest)
     # Nothing changes where there is no word.
     changes = np.vecdot(mixed.rest, mixed.log_rest) - np.vecdot(mixed.probabilities, mixed.logarithms)
-    entropy: Doubles = np.maximum(of_all + changes, 0)
+    entropy: Floats = np.maximum(of_all + changes, 0)
     return entropy
 
 
-def _likeliest(
-    found: _Adapting, top_ids: Ids, top_values: Floats, masses: Doubles, mixed: Floats
-) -> tuple[Ids, Floats]:
+def _likeliest(found: _Adapting, top_ids: Ids, top_values: Floats, masses: Floats, mixed: Floats) -> tuple[Ids, Floats]:
     """The k likeliest (A, k) and their log p', from the model's and the words of the caches with their m_w and `mixed`,
     both (A, G)."""
     K = top_ids.shape[1]
     if not K:
         return top_ids, top_values
-    top_values = (top_values + found.log_rest).astype(np.float32)
+    top_values = top_values + found.log_rest
     # So likely are K words at least, without what the cache adds: what is less likely is not among the first K.
     A, G = mixed.shape
     rows, places = np.divmod(np.flatnonzero((masses > 0) & (mixed >= top_values[:, -1:])), G)

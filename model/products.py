@@ -8,8 +8,8 @@ The kernel goes down some columns at a time. In one wide matrix each step down i
 foresees: with keys that are not in its cache, matrices of `BLOCK` columns, each in one piece, took 2.2 ms where one of
 640 took 3.8 (64 sequences, 256 values, AVX2).
 
-Several sequences are one graph with an input each: to copy their keys together takes as long as to multiply them. One
-thread, for each product is too small to be shared.
+Several sequences are one graph with an input each: to copy their keys together takes as long as to multiply them. Each
+product is too small to be shared by threads, and graphs that run beside each other wait for the same memory.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model import adaptation
-from model.adaptation import MARGIN, Adaptation, Cache, packed_bytes
+from model.adaptation import MARGIN, OFFSETS, Adaptation, Cache, packed_bytes
 from model.products import BLOCK, keys_of, offsets_of
 
 H = 3
@@ -29,6 +29,8 @@ def check(cache: Cache, numbers: list[int]) -> None:
     assert len(cache) == len(kept)
     assert cache.words[cache.numbers].tolist() == [pair(number)[1] for number in kept]
     assert len(set(cache.words.tolist())) == len(cache.words)
+    numbers_of = {word: number for number, word in enumerate(cache.words.tolist())}
+    assert [cache.number(word) for word in range(8)] == [numbers_of.get(word, -1) for word in range(8)]
     expected = np.array([pair(number)[0] for number in kept], np.int8).reshape(-1, H)
     np.testing.assert_array_equal(cache.keys.reshape(-1, H), expected)
 
@@ -133,4 +135,4 @@ def test_many_move_on_as_each_alone_would() -> None:
         else:
             assert next_one is not None
             assert next_one.pack() == cache.after(key, word).pack()
-            assert next_one.offsets.tolist() == offsets_of(next_one.keys).tolist()
+            assert next_one.table[OFFSETS].tolist() == offsets_of(next_one.keys).tolist()

@@ -90,8 +90,11 @@ MIXED = [
 LENGTHS = [300, 20, 5, 100, 0, 0, 40]
 
 
+@pytest.mark.parametrize("cores", [1, 99])
 @pytest.mark.parametrize("number", [0, 1, 2])
-def test_everything_is_the_formula(number: int) -> None:
+def test_everything_is_the_formula(number: int, cores: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mixture, "_CORES", cores)
+    monkeypatch.setattr(mixture, "_MANY", 2)
     runtime = runtimes()[number]
     it = Sequences(runtime, LENGTHS, MIXED)
     expected = it.expected()
