@@ -66,7 +66,8 @@ def run(command: str, *, chosen: Path | None, data: Path | None, words: int) -> 
             (f"{ORDER}-gram, modified Kneser-Ney", grams),
         )
     ]
-    return _section(command, measured, contenders, trained=len(text.train), used=used)
+    mean_of = [one["model"] for one in artifact.training.get("mean_of", [])]
+    return _section(command, measured, contenders, trained=len(text.train), used=used, mean_of=mean_of)
 
 
 def _each_once(recipe: Recipe) -> Recipe:
@@ -88,12 +89,19 @@ def _measured(artifact: Artifact, runtime: Runtime, texts: dict[str, str], words
 
 
 def _section(
-    command: str, measured: models.Measured, contenders: list[Contender], *, trained: int, used: Recipe
+    command: str,
+    measured: models.Measured,
+    contenders: list[Contender],
+    *,
+    trained: int,
+    used: Recipe,
+    mean_of: list[str],
 ) -> str:
     ours, grams = contenders
     often = [f"{name} {use.copies}" for name, use in (used.data.documents or {}).items() if use.copies > 1]
     copies = f", reading {', '.join(often)} times in each" if often else ""
     begun = "" if used.base_model is None else f", beginning with the weights of {used.base_model}"
+    mean = f". Its weights are the mean of those of {' and '.join(mean_of)}, the first so trained" if mean_of else ""
     names = [*ours.evaluation.texts, TOGETHER]
     share = {name: _perplexity(ours, name) / _perplexity(grams, name) for name in names}
     worst = max(names, key=lambda name: share[name])
@@ -134,7 +142,7 @@ def _section(
                 [report.circumstances(command, ("numpy", "onnxruntime"), timed=False), f"- {measured.description}"]
             ),
             f"The 5-gram was counted in all {trained:,} words of the training text, of which the model was trained for "
-            f"{used.training.epochs:g} epochs{copies}{begun}. Both have the same vocabulary and read the same "
+            f"{used.training.epochs:g} epochs{copies}{begun}{mean}. Both have the same vocabulary and read the same "
             "documents, held out by a hash of their text; each kind is one sequence. All words count, `<unk>` and line "
             "ends included. The model runs as it is served by default.",
             "\n".join(aim.line() for aim in aims),
