@@ -136,7 +136,7 @@ def _hidden(model: Projects[Any], outputs: NDArray[Any]) -> Floats:
 
 def _split(caches: Caches) -> tuple[Ids, Ids]:
     """The places of rows that remember something, and of those that do not."""
-    remembering = np.array([cache is not None and len(cache) > 0 for cache in caches], np.bool_)
+    remembering = np.array([bool(cache) for cache in caches], np.bool_)
     return np.flatnonzero(remembering), np.flatnonzero(~remembering)
 
 
