@@ -18,8 +18,8 @@ serve: $(VENV)/.serve ## the service with the model that ships, on http://127.0.
 
 train-packages: $(VENV)/.train ## what `nextword train` and `--runtime chainer` need on top of serving
 
-test: $(VENV)/.dev ## all tests, on the CPU
-	$(BIN)/python -m pytest $(PYTEST)
+test: $(VENV)/.dev ## all tests, on the CPU, as many beside each other as there are cores (PYTEST="-n 0 -x tests/model")
+	$(BIN)/python -m pytest -n auto --dist worksteal $(PYTEST)
 
 fuzz: $(VENV)/.dev ## 100,000 damaged requests to a real server
 	FUZZ=100000 $(BIN)/python -m pytest -q -s tests/app/fuzz

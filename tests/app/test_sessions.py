@@ -182,7 +182,12 @@ async def test_delete(service: Running) -> None:
 
 
 @pytest.mark.parametrize(
-    "session", ["nowhere", "A" * 32, "x" * 128, "é" * 20, "=" * 32, SessionIds().issue(), SessionIds(b"k" * 16).issue()]
+    "session",
+    [
+        *("nowhere", "A" * 32, "x" * 128, "é" * 20, "=" * 32),
+        pytest.param(SessionIds().issue(), id="of another service"),
+        pytest.param(SessionIds(b"k" * 16).issue(), id="of another secret"),
+    ],
 )
 async def test_id_from_nowhere(service: Running, session: str) -> None:
     assert (await service.predict(session_id=session, text="the")).status_code == 404
