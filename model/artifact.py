@@ -13,6 +13,7 @@ import re
 import secrets
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -188,13 +189,17 @@ class Artifact:
         return written
 
     @classmethod
-    def record(cls, path: Path | str, measured: Mapping[str, Any]) -> Artifact:
+    def record(cls, path: Path | str, measured: Mapping[str, Any], *, of: str) -> Artifact:
         """Put figures into a model directory's ``measured``, over those of the same name; its id changes with them.
+        of: the id of the model that was measured.
 
-        Raises ArtifactError as `load` does, and if the disk is full, which leaves the old figures.
+        Raises ArtifactError as `load` does, if another model is there by now, and if nothing can be written, which
+        leaves the old figures.
         """
         directory = Path(path).resolve()
-        cls.load(directory)
+        there = cls.load(directory).id
+        if there != of:
+            raise ArtifactError(f"{directory}: {there} is there now; it is {of} that was measured")
         config = json.loads(_read(directory, CONFIG))
         config["measured"] |= dict(measured)
         staging = directory / _CONFIG_STAGING
@@ -203,7 +208,8 @@ class Artifact:
             staging.replace(directory / CONFIG)
             _sync(directory)
         except OSError as error:
-            staging.unlink(missing_ok=True)
+            with suppress(OSError):  # where nothing can be written nothing can be taken away either
+                staging.unlink()
             raise ArtifactError(f"cannot write {directory / CONFIG}: {error.strerror or error}") from error
         return cls.load(directory)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -71,7 +71,8 @@ def command(
     adapt_weight: Annotated[
         float | None,
         typer.Option(
-            help="--adapt: the share of those words in the probabilities (lambda), from 0 to 1.", show_default=False
+            help="--adapt: the share of those words in the probabilities (lambda), above 0 and below 1.",
+            show_default=False,
         ),
     ] = None,
     report: Annotated[
@@ -87,7 +88,8 @@ def command(
         bool,
         typer.Option(
             "--record",
-            help="Write the figures into the model's config.json, from where the service tells its perplexity.",
+            help="Write the figures into the model's config.json, from where the service tells its perplexity: those "
+            "of whole texts, read exactly, without --adapt.",
         ),
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
@@ -114,30 +116,48 @@ def command(
 
     if runtime not in RUNTIMES:
         _stop(f"no runtime {runtime!r}; there are {', '.join(RUNTIMES)}")
+    own = {"size": adapt_size, "theta": adapt_theta, "weight": adapt_weight}
+    if not adapt:
+        _refuse({f"--adapt-{name}": value is not None for name, value in own.items()}, "does nothing without --adapt")
+    if record:
+        others = {"--adapt": adapt, "--words": words is not None, "--streams": streams > 1}
+        _refuse(others, "and --record exclude each other: what a model says of itself is of whole texts, read exactly")
     write_report = None if report is None else _writer()
     texts = _read(data)
     progress = Console(stderr=True)
     try:
         artifact = Artifact.load(model)
-        own = {"size": adapt_size, "theta": adapt_theta, "weight": adapt_weight}
         adaptation = _adapted(artifact.adaptation, own) if adapt else None
         loaded = load(artifact, runtime, threads=threads)
         measured = _measure(artifact, loaded, texts, words, streams, keystrokes, adaptation, progress)
-        if record:
-            perplexity = next(iter(measured.together.figures.values())).perplexity
-            Artifact.record(model, {"perplexity": perplexity, "evaluation": measured.to_json()})
     except (ArtifactError, EvaluationError, RuntimeUnavailableError) as error:
         _stop(str(error))
     if as_json:
         typer.echo(json.dumps(measured.to_json(), indent=2, ensure_ascii=False, allow_nan=False))
     else:
-        _print(measured, Console())
+        _print(measured, Console(markup=False, emoji=False))
+    # What cannot be written costs nothing else that was found.
+    failed = []
     if report is not None and write_report is not None:
         try:
-            path = write_report(measured, artifact.tokenizer, report)
+            typer.echo(f"report: {write_report(measured, artifact.tokenizer, report)}", err=True)
         except OSError as error:
-            _stop(f"{report}: the report cannot be written: {error.strerror or error}")
-        typer.echo(f"report: {path}", err=True)
+            failed.append(f"{report}: the report cannot be written: {error.strerror or error}")
+    if record:
+        perplexity = next(iter(measured.together.figures.values())).perplexity
+        try:
+            Artifact.record(model, {"perplexity": perplexity, "evaluation": measured.to_json()}, of=artifact.id)
+        except ArtifactError as error:
+            failed.append(f"not recorded: {error}")
+    if failed:
+        _stop("; ".join(failed))
+
+
+def _refuse(given: Mapping[str, bool], why: str) -> None:
+    """Stop if one of these options was given."""
+    for option, is_given in given.items():
+        if is_given:
+            _stop(f"{option} {why}")
 
 
 def _adapted(best: Adaptation, own: Mapping[str, Any]) -> Adaptation:
@@ -221,10 +241,13 @@ def _measure(
 
 
 def _read(paths: list[Path]) -> dict[str, str]:
-    """The texts, by the names of their files, or by their whole paths where names would be the same."""
-    names = Counter(path.name for path in paths)
-    texts = {}
-    for path in paths:
+    """The texts, by the names of their files; those whose names are the same, by their paths from where these part."""
+    whole = [Path(os.path.abspath(path)) for path in paths]  # noqa: PTH100 - takes out "..", and follows no link
+    texts, read = {}, set()
+    for path, at in zip(paths, whole, strict=True):
+        if at.resolve() in read:
+            _stop(f"{path}: given twice")
+        read.add(at.resolve())
         try:
             text = path.read_text(encoding="utf-8-sig")
         except UnicodeDecodeError as error:
@@ -233,10 +256,9 @@ def _read(paths: list[Path]) -> dict[str, str]:
             _stop(f"{path}: cannot be read: {error.strerror or error}")
         if not text.strip():
             _stop(f"{path}: there are no words in it")
-        name = path.name if names[path.name] == 1 else str(path)
-        if name in texts:
-            _stop(f"{path}: given twice")
-        texts[name] = text
+        folder = os.path.commonpath([other.parent for other in whole if other.name == at.name])
+        # A name need not be text everywhere: what is none of it is escaped.
+        texts[os.fsencode(at.relative_to(folder)).decode(errors="backslashreplace")] = text
     return texts
 
 

@@ -18,6 +18,7 @@ from model.tokenizer import Tokenizer
 NAME = "evaluation.html"
 
 _MOST = 20  # rows in a table of words
+_LONGEST = 40  # characters of the name of a text in a drawing
 
 
 def write(evaluation: Evaluation, tokenizer: Tokenizer, folder: Path) -> Path:
@@ -96,10 +97,10 @@ def _costs(measured: Measurement, tokenizer: Tokenizer) -> str:
 
 
 def _perplexities(evaluation: Evaluation) -> Figure:
-    names = list(evaluation.texts)
-    figure, axes = _axes(height=1 + 0.35 * len(names), left=0.3)
+    names = [_label(name) for name in evaluation.texts]
+    figure, axes = _axes(height=1 + 0.35 * len(names), left=0.03 + 0.0135 * max(map(len, names)))
     values = [measured.figures[ALL].perplexity for measured in evaluation.texts.values()]
-    bars = axes.barh(names, values)
+    bars = axes.barh(range(len(names)), values, tick_label=names)
     axes.bar_label(bars, [f"{value:,.1f}" for value in values], padding=4)
     axes.invert_yaxis()
     axes.margins(x=0.12)
@@ -109,18 +110,26 @@ def _perplexities(evaluation: Evaluation) -> Figure:
 
 def _recall(evaluation: Evaluation) -> Figure:
     figure, axes = _axes(height=4.5)
-    measured = dict(evaluation.texts)
+    measured = [(_label(name), found, 1) for name, found in evaluation.texts.items()]
     if len(measured) > 1:
-        measured[tables.TOGETHER] = evaluation.together
-    for name, found in measured.items():
+        measured.append((tables.TOGETHER, evaluation.together, 3))
+    lines = []
+    for _, found, width in measured:
         recall: Sequence[float] = list(found.figures[ALL].recall.values())
-        axes.plot(RECALL_AT, recall, marker="o", label=name, linewidth=3 if name == tables.TOGETHER else 1)
+        lines += axes.plot(RECALL_AT, recall, marker="o", linewidth=width)
     axes.set_xticks(RECALL_AT)
     axes.set_xlabel("k")
     axes.set_ylabel("recall@k, all words")
     axes.yaxis.set_major_formatter("{x:.0%}")
-    axes.legend(fontsize="small")
+    axes.legend(lines, [name for name, _, _ in measured], fontsize="small")
     return figure
+
+
+def _label(name: str) -> str:
+    """The name of a text in a drawing: without a meaning to matplotlib, and short enough for it."""
+    if len(name) > _LONGEST:
+        name = f"{name[: _LONGEST // 3]}…{name[1 - _LONGEST + _LONGEST // 3 :]}"
+    return name.replace("$", r"\$")
 
 
 def reliability(calibration: Calibration) -> Figure:

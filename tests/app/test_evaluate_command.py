@@ -1,4 +1,5 @@
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,13 @@ def test_it_adapts_if_told_to(model: Path) -> None:
         assert (refused.exit_code, f"{option} is {value}" in refused.stderr) == (2, True)
 
 
+@pytest.mark.parametrize("option", ["--adapt-size=6", "--adapt-theta=1", "--adapt-weight=0.5"])
+def test_how_to_adapt_says_nothing_without_adapt(model: Path, option: str) -> None:
+    refused = run(model, "--data", model.parent / "text.txt", option)
+    assert (refused.exit_code, refused.stdout) == (2, "")
+    assert f"{option.partition('=')[0]} does nothing without --adapt" in refused.stderr
+
+
 def test_a_table(model: Path) -> None:
     found = measure(model)["figures"][ALL]
     result = run(model, "--data", model.parent / "text.txt", "--runtime", "chainer")
@@ -106,9 +114,31 @@ def test_files_of_one_name_are_told_apart_and_one_file_is_not_read_twice(model: 
     other.parent.mkdir()
     other.write_text("the mat")
     found = measure(model, "--data", other)
-    assert list(found["texts"]) == [str(model.parent / "text.txt"), str(other)]
-    result = run(model, *["--data", other] * 2)
-    assert (result.exit_code, result.stderr) == (2, f"nextword evaluate: {other}: given twice\n")
+    assert list(found["texts"]) == ["text.txt", "other/text.txt"]
+    for again in (other, other.parent / ".." / "other" / "text.txt"):
+        result = run(model, "--data", other, "--data", again)
+        assert (result.exit_code, result.stderr) == (2, f"nextword evaluate: {again}: given twice\n")
+
+
+def test_names_are_shown_as_they_are(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    names = ["letters[old].txt", "letters[new].txt", ":smile:.txt", "[link=x]"]
+    for name in names:
+        (model.parent / name).write_text(TEXT)
+    result = run(model, *(f"--data={model.parent / name}" for name in names), "--runtime=chainer")
+    assert result.exit_code == 0
+    assert {line.split()[0] for line in result.stdout.splitlines() if line.split()} >= set(names)
+
+
+def test_a_name_need_not_be_text(model: Path, tmp_path: Path) -> None:
+    name = os.fsdecode(b"caf\xe9.txt")
+    try:
+        (model.parent / name).write_text(TEXT)
+    except OSError:
+        pytest.skip("this file system has names in UTF-8 only")
+    found = measure(model, "--data", model.parent / name, "--report", tmp_path / "report")
+    assert list(found["texts"]) == ["text.txt", "caf\\xe9.txt"]
+    assert "caf\\xe9.txt" in (tmp_path / "report" / "evaluation.html").read_text()
 
 
 def test_a_report_beside_the_figures(model: Path, tmp_path: Path) -> None:
@@ -146,6 +176,28 @@ def test_recorded_figures_are_in_the_model(model: Path) -> None:
     assert after.measured["perplexity"] == found["figures"][ALL]["perplexity"]
     assert after.measured["evaluation"] == found
     assert found["model"] == before.id != after.id
+
+
+@pytest.mark.parametrize("option", ["--adapt", "--words=5", "--streams=2"])
+def test_what_a_model_says_of_itself_is_of_whole_texts_read_exactly(model: Path, option: str) -> None:
+    before = Artifact.load(model)
+    refused = run(model, "--data", model.parent / "text.txt", "--record", option)
+    assert (refused.exit_code, refused.stdout) == (2, "")
+    assert f"{option.partition('=')[0]} and --record exclude each other" in refused.stderr
+    assert Artifact.load(model).id == before.id
+
+
+def test_figures_that_cannot_be_recorded_are_shown_and_in_the_report(model: Path, tmp_path: Path) -> None:
+    full = model / ".config.json.new"
+    full.symlink_to("/dev/full")
+    options = ("--runtime", "chainer", "--json", "--record", "--report", tmp_path)
+    result = run(model, "--data", model.parent / "text.txt", *options)
+    assert result.exit_code == 2
+    assert "not recorded: cannot write" in result.stderr
+    assert "No space left on device" in result.stderr
+    assert (
+        f"{json.loads(result.stdout)['figures'][ALL]['perplexity']:.2f}" in (tmp_path / "evaluation.html").read_text()
+    )
 
 
 @pytest.mark.parametrize(

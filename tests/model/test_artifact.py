@@ -1,5 +1,7 @@
+import errno
 import json
 import multiprocessing
+import os
 import resource
 import shutil
 import subprocess
@@ -12,6 +14,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from model import artifact
 from model.adaptation import Adaptation
 from model.artifact import CARD, CONFIG, FILES, TOKENIZER, WEIGHTS, Artifact, ArtifactError
 from model.shapes import parameter_shapes
@@ -107,13 +110,35 @@ def test_the_id_tells_models_apart_by_every_file(tmp_path: Path) -> None:
 
 def test_recorded_figures_join_the_old_ones_and_change_the_id(tmp_path: Path) -> None:
     before = write(tmp_path / "model")
-    after = Artifact.record(tmp_path / "model", {"recall@3": 0.4})
+    after = Artifact.record(tmp_path / "model", {"recall@3": 0.4}, of=before.id)
     assert after.measured == {"perplexity": 5.5, "recall@3": 0.4}
     assert after.id != before.id
     assert names_in(tmp_path / "model") == sorted(FILES)
     with pytest.raises(ArtifactError, match="cannot be written as JSON"):
-        Artifact.record(tmp_path / "model", {"perplexity": float("nan")})
+        Artifact.record(tmp_path / "model", {"perplexity": float("nan")}, of=after.id)
     assert Artifact.load(tmp_path / "model").id == after.id
+
+
+def test_figures_of_another_model_are_not_recorded(tmp_path: Path) -> None:
+    before = write(tmp_path / "model")
+    after = write(tmp_path / "model", weights=random_weights(NETWORK, seed=1))
+    with pytest.raises(ArtifactError, match=f"{after.id} is there now; it is {before.id} that was measured"):
+        Artifact.record(tmp_path / "model", {"perplexity": 3}, of=before.id)
+    assert Artifact.load(tmp_path / "model").id == after.id
+
+
+def test_figures_that_cannot_be_written_leave_the_old_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = write(tmp_path / "model")
+
+    def read_only(path: Path, *arguments: object, **options: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(artifact, "_write_file", read_only)
+        patch.setattr(Path, "unlink", read_only)
+        with pytest.raises(ArtifactError, match="Read-only file system"):
+            Artifact.record(tmp_path / "model", {"perplexity": 3}, of=before.id)
+    assert Artifact.load(tmp_path / "model").id == before.id
 
 
 def refusal(directory: Path) -> str:
@@ -209,8 +234,10 @@ def test_how_sessions_best_adapt(model: Path) -> None:
     config = json.loads((model / CONFIG).read_text())
     own = {"size": 2000, "theta": 0.66, "weight": 0.13}
     (model / CONFIG).write_text(json.dumps(config | {"adaptation": own}))
-    assert Artifact.load(model).adaptation == Adaptation(**own)
-    assert Artifact.record(model, {"perplexity": 3}).adaptation == Adaptation(**own), "figures change nothing about it"
+    adapting = Artifact.load(model)
+    assert adapting.adaptation == Adaptation(**own)
+    recorded = Artifact.record(model, {"perplexity": 3}, of=adapting.id)
+    assert recorded.adaptation == Adaptation(**own), "figures change nothing about it"
 
 
 def test_a_config_with_a_key_missing(model: Path) -> None:

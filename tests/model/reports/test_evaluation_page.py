@@ -4,9 +4,11 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from matplotlib import cbook
 
 from model import evaluation
 from model.measurement import ALL, Evaluation
+from model.reports import evaluation as report
 from model.reports.evaluation import write
 from model.runtimes.reference import ReferenceRuntime
 from tests.model.test_evaluation import TEXTS, WORDS, model_of
@@ -84,3 +86,19 @@ def test_one_text_is_not_compared_with_itself(tmp_path: Path) -> None:
     read = Reader(page_of(alone, tmp_path))
     assert len(read.loaded) == 2
     assert "together" not in read.cells
+
+
+def test_every_name_is_drawn_as_it_is(tmp_path: Path) -> None:
+    artifact = model_of(WORDS)
+    names = [r"$\frac$.txt", "_notes.txt", "together", "a$b$c", "a" * 60 + ".txt", "a" * 61 + ".txt"]
+    found = evaluation.evaluate(artifact, ReferenceRuntime(artifact), dict.fromkeys(names, TEXTS["long"]))
+    shown = [name if len(name) < 41 else f"{'a' * 13}…{name[-26:]}" for name in names]
+    bars, lines = report._perplexities(found), report._recall(found)
+    for figure in (bars, lines):
+        figure.canvas.draw()
+    ticks = bars.axes[0].get_yticklabels()
+    for drawn, expected in ((ticks, shown), (lines.axes[0].get_legend().get_texts(), [*shown, "together"])):
+        assert not any(cbook.is_math_text(text.get_text()) for text in drawn)
+        assert [text.get_text().replace(r"\$", "$") for text in drawn] == expected
+    assert min(tick.get_window_extent().x0 for tick in ticks) >= 0, "nothing is cut off"
+    assert len(lines.axes[0].lines) == len(names) + 1

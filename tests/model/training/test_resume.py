@@ -172,7 +172,7 @@ def test_a_signal_during_the_last_update_is_too_late(
 def test_resumed_after_the_end_it_is_at_the_end(training: Training, uninterrupted: Training) -> None:
     first = training.run()
     assert first is not None
-    measured = Artifact.record(training.out / MODEL, {"perplexity": 12.5})
+    measured = Artifact.record(training.out / MODEL, {"perplexity": 12.5}, of=first.id)
     again = training.run(resume=True)
     assert again is not None
     assert (again.id, again.measured) == (measured.id, {"perplexity": 12.5})
