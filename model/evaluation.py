@@ -11,6 +11,7 @@ What the figures mean is said in `model.measurement` and `model.keystrokes`.
 from __future__ import annotations
 
 import time
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -124,7 +125,7 @@ def evaluate(
         model=artifact.id,
         runtime=runtime.name,
         device=runtime.device,
-        streams=min(streams, N),
+        streams=max(Counter(bisect_right(ends, begin) for begin, _ in pieces).values()),
         seconds=time.monotonic() - began,
         texts={name: measured(slice(first[name], end)) for name, end in zip(texts, ends, strict=True)},
         adaptation=adaptation,

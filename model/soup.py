@@ -27,9 +27,8 @@ def write_soup(path: Path | str, artifacts: Sequence[Artifact], shares: Sequence
     """Write the model whose weights are the mean of those of `artifacts`, in proportion to `shares`.
 
     Words, start and what is told of its training are those of the first; how its sessions best adapt is to be found
-    anew. Weights are stored in float16 if
-    those of all models were. Raises SoupError where networks or words differ or shares are no shares, ArtifactError
-    where the model cannot be written.
+    anew. Weights are stored in float16 if those of all models were. Raises SoupError where networks or words differ or
+    shares are no shares, ArtifactError where the model cannot be written.
     """
     first = artifacts[0]
     if len(artifacts) < 2:
@@ -40,6 +39,7 @@ def write_soup(path: Path | str, artifacts: Sequence[Artifact], shares: Sequence
         raise SoupError(f"shares are {', '.join(f'{share:g}' for share in shares)}: they are above 0")
     for other in artifacts[1:]:
         _check_kin(first, other)
+    shares = [share / max(shares) for share in shares]  # of which the sum is a number too
     parts = [share / math.fsum(shares) for share in shares]
     weights = {key: np.zeros_like(weight) for key, weight in first.weights.items()}
     for one, part in zip(artifacts, parts, strict=True):

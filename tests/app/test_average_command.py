@@ -40,7 +40,14 @@ def write(path: Path, seed: int, dtype: Any = "float16", **changes: Any) -> Arti
     return Artifact.write(path, **(fields | changes))
 
 
-@pytest.mark.parametrize(("options", "shares"), [([], [0.5, 0.5]), (["--share", 3, "--share", 1], [0.75, 0.25])])
+@pytest.mark.parametrize(
+    ("options", "shares"),
+    [
+        ([], [0.5, 0.5]),
+        (["--share", 3, "--share", 1], [0.75, 0.25]),
+        (["--share", 1.5e308, "--share", 0.5e308], [0.75, 0.25]),
+    ],
+)
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 def test_weights_are_the_mean(tmp_path: Path, options: list[object], shares: list[float], dtype: str) -> None:
     one, other = write(tmp_path / "one", 1, dtype), write(tmp_path / "other", 2)

@@ -325,16 +325,23 @@ def test_streams_read_every_word_once_and_each_starts_as_the_text_does(streams: 
     found = evaluation.evaluate(artifact, runtime, {"text": TEXT}, streams=streams)
     ids = artifact.tokenizer.encode(TEXT).ids
     N = len(ids)
-    assert found.streams == min(streams, N)
+    length = -(-N // min(streams, N))
+    firsts = range(0, N, length)
+    assert found.streams == len(firsts)
     assert found.together.figures[ALL].targets == N
-    length = -(-N // found.streams)
     nats = []
-    for first in range(0, N, length):
+    for first in firsts:
         state = runtime.advance(np.array([artifact.start_id]), runtime.zero_state(1))
         for id in ids[first : first + length]:
             nats.append(-runtime.log_probabilities(state[-1])[0, id])
             state = runtime.advance(np.array([id]), state)
     assert found.together.figures[ALL].perplexity == pytest.approx(math.exp(np.mean(nats)), rel=1e-5)
+
+
+def test_texts_too_short_for_streams_were_read_in_one_piece() -> None:
+    artifact = model_of(WORDS)
+    found = evaluation.evaluate(artifact, ReferenceRuntime(artifact), {"one": "cats", "other": "the"}, streams=8)
+    assert found.streams == 1
 
 
 TEXTS = {"long": TEXT * 2, "one word": "cats", "short": "The mat.\n", "unknown": "zebra"}
@@ -508,5 +515,5 @@ def test_evaluation_reads_a_model_directory(tmp_path: Path) -> None:
         card="# tiny\n",
     )
     found = evaluate(artifact, ReferenceRuntime(artifact), TEXT)
-    recorded = Artifact.record(tmp_path / "model", {"perplexity": found.figures[ALL].perplexity})
+    recorded = Artifact.record(tmp_path / "model", {"perplexity": found.figures[ALL].perplexity}, of=artifact.id)
     assert recorded.measured["perplexity"] == pytest.approx(found.figures[ALL].perplexity)
