@@ -195,11 +195,12 @@ def main() -> None:
         }
     for head, rows in tables.items():
         card = filled(card, head, rows)
-    (options.model / CARD).write_text(card, encoding="utf-8")
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": artifact.name}):  # letters stay text
         reliability(together.calibration).savefig(options.curve, metadata={"Date": None})
     measured = {"perplexity": together.figures[ALL].perplexity, "evaluation": plain.to_json()}
-    print(Artifact.record(options.model, measured).id)
+    Artifact.record(options.model, measured, of=artifact.id)
+    (options.model / CARD).write_text(card, encoding="utf-8")
+    print(Artifact.load(options.model).id)
 
 
 if __name__ == "__main__":
