@@ -176,11 +176,9 @@ class _Adapting:
         sums = np.bincount(numbers, scores, A * (N + G)).reshape(A, N + G)
         sums *= self.weights / sums.sum(axis=1, keepdims=True)
         masses = sums.astype(np.float32)
-        if N:
-            named = self.asked[self.rows, :N].tolist()
-            numbers_of = [[cache.number(word) for word in words] for cache, words in zip(caches, named, strict=True)]
-            # A word that a row does not have is number -1: a column without mass, so far.
-            masses[:, :N] = masses[np.arange(A)[:, np.newaxis], N + np.array(numbers_of)]
+        for place, named in enumerate(self.asked[self.rows, :N].T):
+            # One at most of a row's words is this one and has mass.
+            masses[:, place] = np.vecdot(masses[:, N:], (self.words == named[:, np.newaxis]).astype(np.float32))
         return masses
 
 
@@ -195,7 +193,7 @@ class _Mixed(NamedTuple):
 
 def _mixed(log_rest: Floats, masses: Floats) -> _Mixed:
     rest = np.exp(log_rest)
-    probabilities = rest + masses
+    probabilities = np.minimum(rest + masses, 1)
     with np.errstate(divide="ignore"):  # of what is too unlikely for a float, and is not taken
         logarithms = np.log(probabilities)
     np.maximum(logarithms, log_rest, out=logarithms)  # of which rounding may have taken something away

@@ -213,6 +213,15 @@ def test_words_that_the_model_holds_for_impossible() -> None:
     assert named.entropies[0] == pytest.approx(-(possible * np.log(possible)).sum(), abs=1e-6)
 
 
+def test_a_certain_word_is_not_more_than_certain() -> None:
+    runtime, hidden, word = Tied([0, 200]), np.ones((1, 5), np.float32), np.array([[1]])
+    for percent in range(1, 100):
+        cache = Cache(Adaptation(1, 0.5, percent / 100)).after(np.full(5, 127, np.int8), 1)
+        named = mixture.project_words(runtime, hidden, [cache], word, top_k=1)
+        for found in (named.log_probabilities, named.top_log_probabilities):
+            assert -1e-6 < found.item() <= 0
+
+
 def test_a_whole_text_word_by_word() -> None:
     runtime = CpuRuntime(artifact("gru"), quantised=False)
     adaptation = Adaptation(60, 3, 0.3)
