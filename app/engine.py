@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from app.histogram import PARTS, ROWS, SECONDS, Histogram
 from app.speech import Speech, draw
 from app.states import START, States
-from model import decoding, mixture
+from model import decoding, mixture, products
 from model.adaptation import Cache, after
 from model.runtimes.base import Floats, Ids, Runtime
 
@@ -160,6 +160,7 @@ class Engine:
             self._aside.project(np.arange(batch), top_k=width, targets=ids)
             slab.project_subset(slots, ids[:1], top_k=1)
         slab.log_probabilities(slots[:1])
+        products.warm_up(self.states.width)
 
     def well(self) -> bool:
         """Whether the runtime still computes a sequence that is known to be good."""

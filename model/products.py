@@ -95,6 +95,12 @@ def products(hidden: Floats, blocks: Sequence[Blocks]) -> NDArray[np.int32]:
     return found[0] if len(found) == 1 else np.concatenate(found)
 
 
+def warm_up(width: int) -> None:
+    """Have made what first calls make, for hidden outputs (H,) of this width."""
+    for count in _TOGETHER:
+        products(np.zeros((count, width), np.float32), [np.zeros((1, width, BLOCK), np.int8)] * count)
+
+
 @cache
 def _session(count: int) -> onnxruntime.InferenceSession:
     from onnx import TensorProto, helper

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from model import products as products_module
 from model.products import (
     BLOCK,
     KEY_STEPS,
@@ -96,3 +97,12 @@ def test_queries_are_hidden_outputs_in_63_steps_either_way() -> None:
 def test_what_is_not_a_number_is_for_others_to_notice() -> None:
     hidden = np.full((1, 2), np.nan, np.float32)
     assert keys_of(hidden).shape == queries(hidden).shape == (1, 2)
+
+
+def test_warmed_up_nothing_is_made_at_the_first_call() -> None:
+    products_module._session.cache_clear()
+    products_module.warm_up(3)
+    made = products_module._session.cache_info().misses
+    for count in (1, 2, 5, 16, 33):
+        check(np.zeros((count, 3), np.float32), [np.ones((7, 3), np.int8)] * count)
+    assert products_module._session.cache_info().misses == made
