@@ -8,13 +8,10 @@ from collections.abc import Awaitable, Callable
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from app import problems
+from app import connection, problems
 from app.problems import Problem
 from app.requests import ClientLeftError, Headers, Watch, read_body
 from app.service import Service
-
-#: A client that reads nothing for so long while there is something to read counts as having left.
-READ_SECONDS = 60.0
 
 
 class Outlet:
@@ -52,7 +49,7 @@ class Outlet:
         if name:
             event = b"event: " + name + b"\n" + event
         try:
-            async with asyncio.timeout(READ_SECONDS):
+            async with asyncio.timeout(connection.READ_SECONDS):
                 await self._send({"type": "http.response.body", "body": event, "more_body": True})
         except TimeoutError:
             raise ClientLeftError from None

@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn import Config
 from uvicorn.server import ServerState
 
-from app.connection import ARRIVING_SECONDS, LONGEST_HEAD, Connection
+from app.connection import ARRIVING_SECONDS, LONGEST_HEAD, READ_BYTES, Connection
 from app.requests import Watch
 
 pytestmark = pytest.mark.anyio
@@ -28,7 +28,10 @@ class Recorded(asyncio.Transport):
         super().__init__()
         self._transport = transport
         self._calls = calls
-        for name in ("get_extra_info", "is_closing", "close", "pause_reading", "resume_reading"):
+        for name in (
+            *("get_extra_info", "is_closing", "close", "abort"),
+            *("pause_reading", "resume_reading", "get_write_buffer_size"),
+        ):
             setattr(self, name, getattr(transport, name))
 
     def write(self, data: bytes) -> None:  # type: ignore[override]
@@ -42,14 +45,19 @@ class Recorded(asyncio.Transport):
 
 @asynccontextmanager
 async def connected(
-    app: ASGIApp,
+    app: ASGIApp, lost: asyncio.Event | None = None
 ) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter, list[bytes]]]:
-    """A client of `app`, and what the server writes."""
+    """A client of `app`, and what the server writes. lost: set when the server has given the connection up."""
     calls: list[bytes] = []
 
     class Watched(Connection):
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(Recorded(transport, calls))
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            super().connection_lost(exc)
+            if lost is not None:
+                lost.set()
 
     config = Config(app, log_config=None, lifespan="off", ws="none")
     config.load()
@@ -301,3 +309,141 @@ async def test_what_arrives_slowly_but_surely_is_taken(monkeypatch: pytest.Monke
         await asyncio.sleep(0.05)
         writer.write(GET)
         assert (await reader.readuntil(b"ok")).startswith(b"HTTP/1.1 200 ")
+
+
+async def echo(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answers with the body, and with the method and the names of the headers before it."""
+    body, more = b"", True
+    while more:
+        message = await receive()
+        body, more = body + message["body"], message["more_body"]
+    names = b",".join(name for name, _ in scope["headers"])
+    body = scope["method"].encode() + b" " + names + b" " + body
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(body))]})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def reply(reader: asyncio.StreamReader) -> tuple[int, bytes, bytes]:
+    """Status, head and body of the next answer."""
+    head = await reader.readuntil(b"\r\n\r\n")
+    length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
+    return int(head.split()[1]), head, await reader.readexactly(length)
+
+
+OFFER = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n"
+INNER = b"GET /livez HTTP/1.1\r\nHost: here\r\n\r\n"
+
+
+@pytest.mark.parametrize("pieces", [1, 2, 1000])
+@pytest.mark.parametrize("chunked", [False, True])
+async def test_who_offers_another_protocol_is_answered_in_this_one(pieces: int, chunked: bool) -> None:
+    """The body is the request's, also where it looks like another request."""
+    framed = b"%x\r\n%s\r\n0\r\n\r\n" % (len(INNER), INNER) if chunked else INNER
+    size = b"transfer-encoding: chunked\r\n" if chunked else b"content-length: %d\r\n" % len(INNER)
+    request = b"POST / HTTP/1.1\r\n" + OFFER + size + b"\r\n" + framed
+    names = b"connection,http2-settings," + size.partition(b":")[0]
+    length = -(-len(request) // pieces)
+    async with connected(echo) as (reader, writer, _):
+        for _ in range(2):
+            for start in range(0, len(request), length):
+                writer.write(request[start : start + length])
+                await writer.drain()
+                await asyncio.sleep(0)
+            status, _head, body = await reply(reader)
+            assert (status, body) == (200, b"POST " + names + b" " + INNER)
+        writer.write(request + GET)
+        assert (await reply(reader))[2] == b"POST " + names + b" " + INNER
+        assert (await reply(reader))[2] == b"GET host "
+
+
+@pytest.mark.parametrize(
+    "request_", [b"CONNECT here:80 HTTP/1.1\r\nHost: here\r\n\r\n", b"what?\r\n\r\n", b"\x16\x03\x01\x02\x00\x01"]
+)
+async def test_what_is_no_request_is_a_problem(request_: bytes) -> None:
+    async with connected(echo) as (reader, writer, _):
+        writer.write(request_)
+        status, head, body = await reply(reader)
+        assert status == json.loads(body)["status"] == 400
+        assert b"content-type: application/problem+json" in head
+        assert await reader.read() == b""
+
+
+@pytest.mark.parametrize(
+    ("rest", "status"),
+    [
+        (b"what?\r\n\r\n", 400),
+        (b"POST /v1/pre", 408),
+        (b"POST / HTTP/1.1\r\ncontent-length: 5\r\n\r\nhal", 408),
+        (GET + b"POST / HTTP/1.1\r\ncontent-length: 5\r\n\r\nhal", 408),
+        (b"GET / HTTP/1.1\r\nx: " + b"a" * LONGEST_HEAD, 431),
+    ],
+)
+async def test_what_came_before_is_answered_before_a_refusal(
+    rest: bytes, status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.connection.ARRIVING_SECONDS", 0.05)
+    refused, begun = asyncio.Event(), 0
+    refuse = Connection._refuse
+
+    def noting(self: Connection, *reason: Any) -> None:
+        refuse(self, *reason)
+        refused.set()
+
+    monkeypatch.setattr(Connection, "_refuse", noting)
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        nonlocal begun
+        begun += 1
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"5")]})
+        await send({"type": "http.response.body", "body": b"he", "more_body": True})
+        await refused.wait()
+        await send({"type": "http.response.body", "body": b"llo"})
+
+    before = 1 + rest.startswith(GET)
+    async with connected(app) as (reader, writer, _):
+        writer.write(GET)
+        assert (await reader.readuntil(b"he")).startswith(b"HTTP/1.1 200 ")
+        writer.write(rest)
+        await writer.drain()
+        if status == 431:
+            while not refused.is_set():
+                writer.write(b"a" * 1000)
+                await writer.drain()
+                await asyncio.sleep(0)
+        assert await reader.readexactly(3) == b"llo"
+        for _ in range(before - 1):
+            assert (await reply(reader))[2] == b"hello"
+        found, _head, body = await reply(reader)
+        assert found == json.loads(body)["status"] == status
+        assert await reader.read() == b""
+    assert begun == before
+
+
+async def test_a_reply_that_nobody_reads_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.connection.READ_SECONDS", 0.05)
+    lost, size = asyncio.Event(), 30_000_000
+    async with connected(replying(b"b" * size, length=size), lost) as (_, writer, _calls):
+        writer.write(GET)
+        await lost.wait()
+
+
+async def test_a_reply_that_is_read_slowly_is_read_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    size, connections = 30_000_000, list[Connection]()
+    look = Connection._look_on
+
+    def noting(self: Connection) -> None:
+        connections.append(self)
+        look(self)
+
+    monkeypatch.setattr(Connection, "_look_on", noting)
+    async with connected(replying(b"b" * size, length=size)) as (reader, writer, _):
+        writer.write(GET)
+        await reader.readuntil(b"\r\n\r\n")
+        server = connections[0]
+        for looked in range(1, 4):
+            before = server.transport.get_write_buffer_size()
+            while server.transport.get_write_buffer_size() > before - READ_BYTES:
+                size -= len(await reader.read(100_000))
+            server._has_it_read()
+            assert len(connections) == looked + 1, "it is looked at again later"
+        await reader.readexactly(size)

@@ -455,7 +455,7 @@ async def test_slow_reader_holds_up_nobody_and_makes_nothing_pile_up(monkeypatch
     """A client that does not read has its request finished inside; the others are answered meanwhile. When it has read
     nothing for too long, it counts as having left: the session stands after the words that were sent."""
     async with running() as service:
-        monkeypatch.setattr("app.exchange.READ_SECONDS", 0.2)
+        monkeypatch.setattr("app.connection.READ_SECONDS", 0.2)
         session = (await service.ok(text="the cat"))["session_id"]
         body = {"session_id": session, "max_words": 200, "seed": 2, "stream": True}
         caller = Caller(service, json.dumps(body).encode())
