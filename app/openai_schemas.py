@@ -22,8 +22,9 @@ MAX_STOPS = 16
 MAX_ANSWER = 200_000
 
 Id = Annotated[int, Field(ge=0, le=2**53, json_schema_extra={WORD_ID: True})]
-Prompt = str | Annotated[list[Id], Field(min_length=1)]
-Prompts = Prompt | Annotated[list[Prompt], Field(min_length=1, max_length=MAX_PROMPTS)]
+Ids = Annotated[list[Id], Field(fail_fast=True)]
+Prompt = str | Annotated[Ids, Field(min_length=1)]
+Prompts = Prompt | Annotated[list[Prompt], Field(min_length=1, max_length=MAX_PROMPTS, fail_fast=True)]
 Stop = Annotated[str, Field(min_length=1, max_length=1000)]
 
 
@@ -233,7 +234,7 @@ class DetokenizeRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    tokens: list[Id]
+    tokens: Ids
     model: str | None = Field(default=None, max_length=256, description="Not looked at.")
 
 

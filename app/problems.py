@@ -129,12 +129,18 @@ def too_many_sessions(limit: int, retry_after: int) -> Problem:
     )
 
 
+#: So many errors are looked at: Pydantic has them all or none, and of those in 1 MB all take seconds.
+_MOST_ERRORS = 1000
+
 #: What may be otherwise in a moment.
 _UNAVAILABLE = UnavailableError, StoreAwayError, StoreFullError, RuntimeFailedError, DeviceMemoryError
 
 
 def of_validation(error: ValidationError) -> Problem:
-    """400 for what is not JSON, else 422 naming each field that is wrong."""
+    """400 for what is not JSON, else 422 naming what is wrong, unless that is more than anyone would read."""
+    count = error.error_count()
+    if count > _MOST_ERRORS:
+        return Problem(422, "invalid-field", f"{count} things are wrong with this body: see /docs for what it may have")
     errors = error.errors(include_url=False, include_context=False, include_input=False)
     if errors[0]["type"] == "json_invalid":
         return Problem(400, "not-json", errors[0]["msg"])

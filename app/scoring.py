@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from app import problems
 from app.engine import Job, Scores
 from app.problems import Problem
 from app.service import Service, Words
@@ -14,6 +15,9 @@ from model.tokenizer import Tokenizer
 
 #: So many texts of one request are on their way at once: more would crowd out the requests of others.
 TEXTS_AT_ONCE = 16
+
+#: The most words of one request, over all its texts; English of the largest body that is accepted by default has fewer.
+MAX_WORDS = 1 << 18
 
 #: The most predictions that one request may ask for, over all its words.
 MAX_PREDICTIONS = 200_000
@@ -30,12 +34,13 @@ async def score(service: Service, texts: Sequence[str], top_k: int) -> list[Scor
     """The scores of each text, read by itself from where a text begins.
 
     Raises:
-        Problem: more predictions than a request may ask for.
+        Problem: more words than a request may bring, or more predictions than it may ask for.
         Others as `Service.predict`.
     """
-    # Not limited in words, as requests to sessions are: what one may send is limited in bytes.
-    found = await asyncio.to_thread(_words, service.tokenizer, texts)
+    found = await service.beside(sum(map(len, texts)), _words, service.tokenizer, texts)
     count = sum(len(words.ids) for words in found)
+    if count > MAX_WORDS:
+        raise problems.too_many_words(count, MAX_WORDS)
     if count * top_k > MAX_PREDICTIONS:
         raise Problem(
             413,

@@ -13,10 +13,11 @@ import time
 from array import array
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from app import problems
 from app.caller import OWNER
@@ -47,8 +48,13 @@ from model.tokenizer import Tokenizer
 
 log = logging.getLogger("nextword")
 
+T = TypeVar("T")
+
 #: Longer texts are tokenised on another thread, so that they do not hold up everybody else.
 INLINE_CHARACTERS = 2_000
+
+#: What is larger is worked on one at a time: a megabyte of commas is 500 MB while it is tokenised.
+LARGE_CHARACTERS = 1 << 17
 
 #: People mostly send the next word, and mostly a frequent one: so many texts of at most so many characters are
 #: remembered with their words.
@@ -132,6 +138,7 @@ class Service:
         self._ids = SessionIds(key)
         self._opening: Counter[str] = Counter()  # sessions on their way to the store, by owner
         self._cleared = 0  # sessions that have left since memory was given back
+        self._large = ThreadPoolExecutor(1, "nextword-large")
         self._encode_short = lru_cache(maxsize=REMEMBERED_TEXTS)(self._encode)
         self._typecode = "H" if len(self.tokenizer) <= 1 << 16 else "I"
 
@@ -150,6 +157,12 @@ class Service:
                 log.warning("%d requests were not finished in time", self.scheduler.in_flight)
             await self.scheduler.stop()
             await self.store.close()
+            self._large.shutdown(wait=False)
+
+    async def beside(self, size: int, work: Callable[..., T], *arguments: Any) -> T:
+        """What `work` makes of something of so many characters, on a thread beside the event loop."""
+        executor = self._large if size > LARGE_CHARACTERS else None
+        return await asyncio.get_running_loop().run_in_executor(executor, work, *arguments)
 
     async def predict(self, request: PredictRequest) -> Answer:
         """Consume the words of a request and find what may come next.
@@ -247,7 +260,7 @@ class Service:
             elif length <= INLINE_CHARACTERS:
                 words = self._encode(request.text)
             else:
-                words = await asyncio.to_thread(self._encode, request.text)
+                words = await self.beside(length, self._encode, request.text)
         elif request.words:
             unknown, id_of = self.tokenizer.unknown_id, self.tokenizer.id_of
             found = map(id_of, request.words[: limit + 1])

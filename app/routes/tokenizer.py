@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 import pydantic_core
@@ -40,7 +39,7 @@ def router(service: Service, problem: dict[int | str, dict[str, Any]]) -> APIRou
 
     async def tokenize_text(_: Headers, body: bytes, outlet: Outlet) -> None:
         request = TokenizeRequest.model_validate_json(body)
-        encoding = await asyncio.to_thread(tokenizer.encode, request.prompt)
+        encoding = await service.beside(len(request.prompt), tokenizer.encode, request.prompt)
         ids = encoding.ids.tolist()
         if request.add_special_tokens and start is not None:
             ids.insert(0, start)
@@ -54,7 +53,7 @@ def router(service: Service, problem: dict[int | str, dict[str, Any]]) -> APIRou
         wrong = next((id for id in request.tokens if id >= len(tokenizer)), None)
         if wrong is not None:
             raise problems.invalid_field("tokens", f"no word has the id {wrong}: ids go to {len(tokenizer) - 1}")
-        text = await asyncio.to_thread(tokenizer.decode, request.tokens)
+        text = await service.beside(len(request.tokens), tokenizer.decode, request.tokens)
         await outlet.reply(pydantic_core.to_json({"prompt": text}))
 
     def body(schema: type[TokenizeRequest] | type[DetokenizeRequest]) -> dict[str, Any]:

@@ -91,6 +91,37 @@ async def test_wrong_field_is_named(service: Running, body: dict[str, Any], fiel
 
 
 @pytest.mark.parametrize(
+    ("path", "body", "fields"),
+    [
+        ("/v1/predict", {"words": [0, 0, "the", 0]}, ["words.0"]),
+        ("/v1/score", {"texts": ["the", 0, 0]}, ["texts.1"]),
+        ("/detokenize", {"tokens": [0, "a", -1]}, ["tokens.1"]),
+    ],
+)
+async def test_of_a_list_the_first_wrong_item_is_named(
+    service: Running, path: str, body: dict[str, Any], fields: list[str]
+) -> None:
+    status, problem = await post(service, json.dumps(body).encode(), path)
+    assert status == 422
+    assert [item["field"] for item in problem["errors"]] == fields
+
+
+async def test_of_prompts_too(service: Running) -> None:
+    status, problem = await post(service, json.dumps({"prompt": [[], []] * 1000}).encode(), "/v1/completions")
+    assert status == 422
+    assert {item["field"] for item in problem["errors"]} == {"prompt"}
+    assert len(problem["errors"]) < 10
+
+
+async def test_more_wrong_fields_than_anyone_would_read_are_counted(service: Running) -> None:
+    for count, listed in ((1000, True), (1001, False)):
+        body = dict.fromkeys(map(str, range(count)), 0)
+        status, problem = await post(service, json.dumps(body).encode())
+        assert (status, "errors" in problem) == (422, listed)
+    assert "1001 things are wrong" in problem["detail"]
+
+
+@pytest.mark.parametrize(
     ("body", "field"),
     [
         ({"prompt": []}, "prompt"),

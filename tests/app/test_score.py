@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import threading
 from typing import Any
 
 import anyio
@@ -13,6 +14,7 @@ import pytest
 from app.engine import SCORE_ROWS
 from app.schemas import ScoreReply
 from app.scoring import MAX_PREDICTIONS, TEXTS_AT_ONCE
+from app.service import LARGE_CHARACTERS
 from model.evaluation import evaluate
 from model.measurement import ALL
 from tests.app.conftest import Running, running
@@ -145,6 +147,47 @@ async def test_too_many_predictions(service: Running) -> None:
     words = MAX_PREDICTIONS // 1000 + 1
     problem = await score(service, 413, text="the " * words, top_k=1000)
     assert (problem["words"], problem["limit"]) == (words, MAX_PREDICTIONS)
+
+
+async def test_too_many_words(monkeypatch: pytest.MonkeyPatch, service: Running) -> None:
+    monkeypatch.setattr("app.scoring.MAX_WORDS", 10)
+    assert len((await score(service, texts=["the cat"] * 5))["results"]) == 5
+    problem = await score(service, 413, texts=["the cat"] * 5 + ["the"])
+    assert problem["type"] == "urn:nextword:problem:too-many-words"
+    assert (problem["words"], problem["limit"]) == (11, 10)
+
+
+async def test_an_answer_in_pieces_is_the_same(monkeypatch: pytest.MonkeyPatch, service: Running) -> None:
+    texts = ["the cat sat on the mat", "", "dog"]
+    whole = await score(service, texts=texts, top_k=2)
+    for size in (1, 4):
+        monkeypatch.setattr("app.routes.score._WORDS_A_PIECE", size)
+        assert await score(service, texts=texts, top_k=2) == whole
+
+
+async def test_of_what_is_large_one_is_worked_on_at_a_time(service: Running) -> None:
+    at_once, most, lock = 0, 0, threading.Lock()
+
+    def work(both: threading.Barrier | None) -> int:
+        nonlocal at_once, most
+        with lock:
+            at_once += 1
+            most = max(most, at_once)
+        if both is not None:
+            both.wait(10)
+        with lock:
+            at_once -= 1
+        return at_once
+
+    async def beside(size: int, both: threading.Barrier | None) -> None:
+        async with anyio.create_task_group() as group:
+            for _ in range(2):
+                group.start_soon(service.service.beside, size, work, both)
+
+    await beside(LARGE_CHARACTERS + 1, None)
+    assert most == 1
+    await beside(LARGE_CHARACTERS, threading.Barrier(2))
+    assert most == 2
 
 
 async def test_text_over_the_limit() -> None:
