@@ -58,7 +58,8 @@ class Settings(BaseSettings):
     )
     snapshot: Path | None = Field(
         default=None,
-        description="File that sessions in memory are written to at a graceful stop and read from at the next start.",
+        description="File that sessions in memory are written to at a graceful stop and read from at the next start, "
+        "once: after a crash they are gone.",
     )
     max_sessions: int = Field(
         default=100_000,

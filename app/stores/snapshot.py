@@ -1,8 +1,14 @@
-"""Sessions in memory, and in a file between a graceful stop and the next start."""
+"""Sessions in memory, and in a file between a graceful stop and the next start.
+
+A file is taken in once. A service that was killed, or could not write it, has told of more than the last file holds:
+its sessions are gone, and not as they were some time ago, which nobody would notice. What was taken in is kept beside
+the file until that is written anew, with `.taken` behind its name, for people to decide about.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import logging
@@ -33,8 +39,8 @@ _ROUND = 200
 class SnapshotStore(MemoryStore):
     """A `MemoryStore` that is written to `path` by `close` and read from it by `open`.
 
-    The file is checked whole when the store is made. `session_key` signs ids; it is the file's if there is one, else
-    `new_key`. `free` and `in_use` are those of `MemoryStore`.
+    The file is checked whole when the store is made. `session_key` signs ids; it is the file's if there is one, or that
+    of the one that was taken in before, else `new_key`. `free` and `in_use` are those of `MemoryStore`.
 
     Raises:
         StoreRefusedError: the file is damaged, of another version or of another model; or there is no such folder.
@@ -55,23 +61,32 @@ class SnapshotStore(MemoryStore):
         super().__init__(capacity=capacity, adapting=adapting, free=free, in_use=in_use)
         self.session_key = new_key
         self._path = path
+        self._taken = path.with_name(f"{path.name}.taken")
         self._codec = codec
         self._model = model
         self._opened = False
         self._file: IO[bytes] | None = None
         if not path.parent.is_dir():
             raise StoreRefusedError(f"cannot write a snapshot to {path}: there is no such folder; make it")
+        self._file = self._found(path)
+        if self._file is not None:
+            try:
+                self.session_key = self._check(path, self._file)
+            except BaseException:
+                self._file.close()
+                raise
+        elif (taken := self._found(self._taken)) is not None:
+            with taken, contextlib.suppress(StoreRefusedError):  # ids of its sessions are still told from made-up ones
+                self.session_key = self._check(self._taken, taken)
+
+    @staticmethod
+    def _found(path: Path) -> IO[bytes] | None:
         try:
-            self._file = path.open("rb")
+            return path.open("rb")
         except FileNotFoundError:
-            return
+            return None
         except OSError as error:
             raise StoreRefusedError(f"cannot read the snapshot {path}: {error.strerror}") from None
-        try:
-            self.session_key = self._check(self._file)
-        except BaseException:
-            self._file.close()
-            raise
 
     async def open(self) -> None:
         if self._file is not None:
@@ -80,6 +95,7 @@ class SnapshotStore(MemoryStore):
                     await self.commit(self._codec.unpack(content), None)
                     if index % _ROUND == 0:
                         await asyncio.sleep(0)
+            self._path.replace(self._taken)
         self._opened = True
 
     async def close(self) -> None:
@@ -90,15 +106,16 @@ class SnapshotStore(MemoryStore):
         try:
             await asyncio.to_thread(self._write)
         except OSError as error:
-            log.error("the sessions could not be written to %s, which is as it was: %s", self._path, error)
+            left = f"; those of the last start are in {self._taken}" if self._taken.exists() else ""
+            log.error("the sessions could not be written to %s and are gone: %s%s", self._path, error, left)
         else:
             log.info("%d sessions were written to %s", len(self), self._path)
 
-    def _check(self, file: IO[bytes]) -> bytes:
+    def _check(self, path: Path, file: IO[bytes]) -> bytes:
         """The session key, of a file that is whole; `file` then stands at the first session."""
 
         def refused(what: str) -> StoreRefusedError:
-            return StoreRefusedError(f"the snapshot {self._path} {what}; remove it or name another with --snapshot")
+            return StoreRefusedError(f"the snapshot {path} {what}; remove it or name another with --snapshot")
 
         if not file.read(len(MAGIC)).startswith(MAGIC[:-2]):
             raise refused("is not one of nextword's")
@@ -131,6 +148,7 @@ class SnapshotStore(MemoryStore):
                 file.flush()
                 os.fsync(file.fileno())
             new.replace(self._path)
+            self._taken.unlink(missing_ok=True)
         except BaseException:
             new.unlink(missing_ok=True)
             raise

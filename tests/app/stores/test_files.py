@@ -7,7 +7,8 @@ import json
 import re
 import sqlite3
 import stat
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import pytest
 from app.main import create_app
 from app.settings import Settings, SettingsError, load
 from app.stores.base import StoreRefusedError
-from tests.app.conftest import running
+from tests.app.conftest import Running, running
 from tests.app.fake_runtime import FakeRuntime, artifact
 from tests.app.redis_server import RedisServer
 from tests.app.stores.conftest import KEY
@@ -86,8 +87,33 @@ async def test_snapshot_is_replaced_whole(snapshot: Path, monkeypatch: pytest.Mo
             raise OSError(28, "No space left on device")
 
         monkeypatch.setattr("app.stores.snapshot.os.fsync", fails)
-    assert snapshot.read_bytes() == before
+    taken = snapshot.with_name("sessions.taken")
+    assert list(snapshot.parent.iterdir()) == [taken]
+    assert taken.read_bytes() == before
+    taken.rename(snapshot)  # as somebody may who knows what that means
+    async with running(snapshot=snapshot) as it:
+        assert len(it.service.store) == 3
+        monkeypatch.undo()
     assert list(snapshot.parent.iterdir()) == [snapshot]
+
+
+async def test_snapshot_is_taken_in_once(tmp_path: Path) -> None:
+    path = tmp_path / "sessions"
+    async with running(snapshot=path) as it:
+        session = (await it.ok(text="the cat sat"))["session_id"]
+
+    @asynccontextmanager
+    async def killed() -> AsyncIterator[Running]:
+        """It ends without having written anything."""
+        async with running(snapshot=path) as it:
+            yield it
+            it.service.store._opened = False  # type: ignore[attr-defined]
+
+    async with killed() as it:
+        assert (await it.ok(session_id=session, text="on the mat"))["position"] == 6
+    async with killed() as it:
+        assert (await it.predict(session_id=session)).status_code == 410, "not as it was before"
+        assert (await it.client.get(f"/v1/sessions/{session}")).status_code == 410
 
 
 async def test_snapshot_holds_more_than_there_is_room_for(snapshot: Path) -> None:
