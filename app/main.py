@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from functools import partial
+from functools import cache, partial
 
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
@@ -111,7 +111,7 @@ def create_app(
     app.include_router(page.router())
     words, pairs = len(artifact.tokenizer), service.adaptation.size
     document = partial(openapi.document, app, keyed=keys.configured, vocabulary=words, pairs=pairs)
-    app.openapi = document  # type: ignore[method-assign]
+    app.openapi = cache(document)  # type: ignore[method-assign]  # nothing in it changes
     return app
 
 

@@ -71,15 +71,21 @@ def router(service: Service, problem: dict[int | str, dict[str, Any]]) -> APIRou
     @routes.get("/{session_id}", responses=shown)
     async def get_session(session_id: str, request: Request) -> Response:
         """A session as it is now. Looking does not prolong its life."""
-        Headers(request.scope["headers"]).match_session(session_id)
-        return reply(await service.show(session_id), 200)
+
+        async def work(_: Headers, __: bytes) -> Response:
+            return reply(await service.show(session_id), 200)
+
+        return await served(request, session_id, work)
 
     @routes.delete("/{session_id}", responses=problem, status_code=204)
     async def delete_session(session_id: str, request: Request) -> Response:
         """Forget a session."""
-        Headers(request.scope["headers"]).match_session(session_id)
-        await service.delete(session_id)
-        return Response(status_code=204, headers={"x-session-id": session_id})
+
+        async def work(_: Headers, __: bytes) -> Response:
+            await service.delete(session_id)
+            return Response(status_code=204, headers={"x-session-id": session_id})
+
+        return await served(request, session_id, work)
 
     @routes.post(
         "/{session_id}/fork", responses=created, status_code=201, openapi_extra=_body(ForkRequest, required=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -11,6 +12,7 @@ import pytest
 import app.scheduler
 from app.main import create_app
 from app.scheduler import Status
+from app.sessions import SessionIds
 from app.settings import Settings
 from tests.app.conftest import Running, running
 from tests.app.fake_runtime import FakeRuntime, Oracle, artifact
@@ -21,6 +23,7 @@ pytestmark = pytest.mark.anyio
 
 async def test_queue_full_is_answered_before_any_work() -> None:
     async with running(max_queue=4, retry_after_seconds=7) as service:
+        session = f"/v1/sessions/{(await service.ok(text='the'))['session_id']}"
         service.runtime.gate.clear()
         statuses: list[int] = []
 
@@ -34,6 +37,8 @@ async def test_queue_full_is_answered_before_any_work() -> None:
             for call in (
                 service.client.post("/v1/predict", content=b"not even JSON"),
                 service.client.post("/v1/sessions"),
+                service.client.get(session),
+                service.client.delete(session),
             ):
                 response = await call
                 assert response.status_code == 503
@@ -42,6 +47,19 @@ async def test_queue_full_is_answered_before_any_work() -> None:
             service.runtime.gate.set()
         assert statuses == [200] * 4
         assert (await service.predict(text="the")).status_code == 200
+        assert (await service.client.get(session)).status_code == 200
+
+
+@pytest.mark.parametrize("store", ["memory", "sqlite"])
+async def test_nobody_is_told_of_sessions_before_they_are_there(store: str, tmp_path: Path) -> None:
+    name = "memory" if store == "memory" else f"sqlite:{tmp_path / 'sessions.db'}"
+    app = create_app(Settings(store=name), runtime=FakeRuntime(), artifact=artifact())
+    path = f"/v1/sessions/{SessionIds().issue()}"
+    async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app=app), base_url="http://test") as client:
+        for method in ("GET", "DELETE"):
+            assert (await client.request(method, path)).status_code == 503
+    async with app.router.lifespan_context(app):  # what was opened is closed
+        await app.state.service.scheduler.started()
 
 
 class Caller:
