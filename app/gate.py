@@ -1,5 +1,5 @@
-"""What every request passes first: it gets an id, is counted, and has its line in the log, and its span, when it
-is over."""
+"""What every request passes first: it gets an id, is counted, refused if it comes from a page elsewhere, and has its
+line in the log, and its span, when it is over."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from time import perf_counter
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app import problems
 from app.caller import OWNER, REQUEST_ID
 from app.histogram import SECONDS, Histogram
 from app.logs import RequestLog
+from app.security import Origins
 from app.spans import Spans
 
 #: What an id that a client brings may consist of, so that it can be logged and sent back as it is.
@@ -33,13 +35,14 @@ class Gate:
     `direct` are the paths that are served without a router.
     """
 
-    def __init__(self, app: ASGIApp, direct: frozenset[str]) -> None:
+    def __init__(self, app: ASGIApp, direct: frozenset[str], origins: Origins) -> None:
         self.log: RequestLog | None = None
         self.spans: Spans | None = None
         self.requests: dict[tuple[str, str, int], int] = {}  # (method, route, status)
         self.latencies: dict[str, Histogram] = {}  # by route, of answers that are no errors
         self._app = app
         self._direct = direct
+        self._origins = origins
         self._prefix = secrets.token_hex(5)
         self._count = 0
 
@@ -48,10 +51,16 @@ class Gate:
             await self._app(scope, receive, send)
             return
         began = perf_counter()
-        given = None
+        given = origin = site = host = None
         for name, value in scope["headers"]:
             if name == b"x-request-id":
                 given = value
+            elif name == b"origin":
+                origin = value
+            elif name == b"sec-fetch-site":
+                site = value
+            elif name == b"host":
+                host = value
         if given and len(given) <= LONGEST_ID and not given.translate(None, SANE):
             raw_id = given
             request_id = given.decode("ascii")
@@ -73,8 +82,11 @@ class Gate:
                 message["headers"] = headers
             return send(message)
 
+        app = self._app
+        if (origin is not None or site is not None) and self._origins.refuses(scope["method"], origin, site, host):
+            app = problems.foreign_origin((origin or b"another page").decode("latin-1")).response()
         try:
-            await self._app(scope, receive, noting)
+            await app(scope, receive, noting)
         finally:
             taken = perf_counter() - began
             path, method = scope["path"], scope["method"]

@@ -23,7 +23,7 @@ from app.problems import ProblemMiddleware, answer_http_exception
 from app.routes import generate, openai, operations, page, score, sessions, tokenizer
 from app.routes.predict import Predict
 from app.schemas import PredictReply, PredictRequest
-from app.security import Guard, Keys
+from app.security import Guard, Keys, Origins
 from app.service import Service
 from app.settings import Settings
 from model.artifact import Artifact
@@ -98,7 +98,8 @@ def create_app(
     app.state.service = service
     app.predict = Predict(service)
     app.keys = keys
-    app.gate = Gate(_guarded(app.route, keys, settings), frozenset({PREDICT}))
+    origins = Origins(settings.cors_origins)
+    app.gate = Gate(_guarded(app.route, keys, settings, origins), frozenset({PREDICT}), origins)
     app.add_middleware(ProblemMiddleware, retry_after=settings.retry_after_seconds)
     app.add_exception_handler(HTTPException, answer_http_exception)
 
@@ -115,15 +116,14 @@ def create_app(
     return app
 
 
-def _guarded(app: ASGIApp, keys: Keys, settings: Settings) -> ASGIApp:
+def _guarded(app: ASGIApp, keys: Keys, settings: Settings, origins: Origins) -> ASGIApp:
     """`app` behind what the settings ask for; by default that is nothing."""
     if Guard.needed(keys, settings):
         app = Guard(app, keys, settings)
-    origins = [origin.strip() for origin in settings.cors_origins.split(",") if origin.strip()]
-    if origins:
+    if origins.names:
         app = CORSMiddleware(
             app,
-            allow_origins=origins,
+            allow_origins=origins.names,
             allow_methods=["GET", "POST", "DELETE"],
             allow_headers=["Authorization", "Content-Type", "X-Session-Id", "X-Request-Id"],
             expose_headers=["Location", "Retry-After", "X-Session-Id", "X-Request-Id"],

@@ -20,6 +20,13 @@ _REFERENCE = {"$ref": "#/components/schemas/ProblemReply"}
 _PROBLEMS: dict[int, tuple[str, str, str, dict[str, Any]]] = {
     400: ("The body is not JSON, or the request contradicts itself.", "not-json", "EOF while parsing a value", {}),
     401: ("A key is needed and there is none, or it is not known.", "no-key", "this needs a key", {}),
+    403: (
+        "A browser sent it for a page of an origin that is not allowed.",
+        "foreign-origin",
+        "pages of https://page.example may change nothing here; start the service with --cors-origins and name their "
+        "origin",
+        {},
+    ),
     404: ("No such session, or somebody else's.", "no-such-session", "there is no such session", {}),
     405: ("Another method.", "http", "this path takes POST only", {}),
     408: (

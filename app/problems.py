@@ -31,6 +31,7 @@ MEDIA_TYPE = "application/problem+json"
 _TITLES = {
     400: "Bad request",
     401: "Unauthorized",
+    403: "Forbidden",
     404: "Not found",
     405: "Method not allowed",
     408: "Request timeout",
@@ -96,6 +97,11 @@ def body_too_large(limit: int) -> Problem:
     # The rest of the body is not read, so the connection is of no use any more.
     detail = f"the body is larger than {limit} bytes, the most that is accepted"
     return Problem(413, "body-too-large", detail, headers={"connection": "close"}, fields={"limit": limit})
+
+
+def foreign_origin(origin: str) -> Problem:
+    detail = f"pages of {origin} may change nothing here; start the service with --cors-origins and name their origin"
+    return Problem(403, "foreign-origin", detail)
 
 
 def head_too_large(limit: int) -> Problem:

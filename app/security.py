@@ -20,6 +20,7 @@ from app.settings import Settings
 #: Shorter keys could be guessed.
 LEAST_KEY = 16
 
+_CHANGING_NOTHING = frozenset({"GET", "HEAD", "OPTIONS"})
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _KEY = re.compile(r"[!-9;-~]{16,512}")  # what can stand in a header, but no colon, which ends a name
 
@@ -131,6 +132,27 @@ class Account:
 
     def leave(self) -> None:
         self.in_flight -= 1
+
+
+class Origins:
+    """Whose pages may have a browser change something here: the service's own, and those of the origins listed.
+
+    A browser sends what any page tells it to, also to services that only this machine can reach, and says from where.
+    What it says is weighed as Go's `net/http.CrossOriginProtection` does: `Sec-Fetch-Site` if there is one, else
+    whether `Origin` names the host that was asked. Clients that are no browsers say neither.
+    """
+
+    def __init__(self, listed: str = "") -> None:
+        self.names = [name for name in map(str.strip, listed.split(",")) if name]
+        self._known = {name.encode("ascii") for name in self.names}
+        self._all = "*" in self.names
+
+    def refuses(self, method: str, origin: bytes | None, site: bytes | None, host: bytes | None) -> bool:
+        if method in _CHANGING_NOTHING or self._all or origin in self._known:
+            return False
+        if site is not None:
+            return site not in (b"same-origin", b"none")
+        return origin is not None and (host is None or origin.partition(b"://")[2] != host)
 
 
 class Guard:

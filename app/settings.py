@@ -176,7 +176,8 @@ class Settings(BaseSettings):
         default="open", description="Who may read /metrics: open to all, keyed like /v1, or off."
     )
     cors_origins: str = Field(
-        default="", description="Origins whose pages may call the service, with commas in between; * for all."
+        default="",
+        description="Origins whose pages, or extensions, may call the service, with commas in between; * for all.",
     )
 
     def adaptation(self, best: Adaptation) -> Adaptation:

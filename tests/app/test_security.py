@@ -340,6 +340,43 @@ async def test_pages_elsewhere_may_not_ask_unless_they_are_named(service: Runnin
 
 
 @pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 200),
+        ({"sec-fetch-site": "same-origin", "origin": "https://public.example"}, 200),  # a proxy names another host
+        ({"sec-fetch-site": "none"}, 200),
+        ({"sec-fetch-site": "cross-site", "origin": "https://evil.example"}, 403),
+        ({"sec-fetch-site": "same-site", "origin": "http://test:81"}, 403),
+        ({"sec-fetch-site": "cross-site"}, 403),
+        ({"origin": "http://test"}, 200),
+        ({"origin": "https://evil.example"}, 403),
+        ({"origin": "null"}, 403),
+        ({"origin": "https://page.example"}, 403),
+    ],
+)
+async def test_what_pages_elsewhere_could_send_without_asking_is_refused(
+    service: Running, headers: dict[str, str], status: int
+) -> None:
+    """A form or a fetch without a preflight, as any page can have a browser send it, to this machine too."""
+    plain = {"content-type": "text/plain"}
+    before = len(service.service.store)
+    reply = await service.client.post("/v1/predict", content=b'{"text": "the"}', headers=headers | plain)
+    assert reply.status_code == status
+    assert len(service.service.store) == before + (status == 200)
+    if status == 403:
+        assert reply.json()["type"] == "urn:nextword:problem:foreign-origin"
+        assert "--cors-origins" in reply.json()["detail"]
+    assert (await service.client.get("/", headers=headers)).status_code == 200, "links from elsewhere work"
+    for named in ("https://page.example, https://evil.example", "*"):
+        async with running(cors_origins=named) as other:
+            reply = await other.client.post("/v1/predict", content=b"{}", headers=headers | plain)
+            asked = headers.get("origin")
+            allowed = status == 200 or named == "*" or asked in named.split(", ")
+            assert reply.status_code == (200 if allowed else 403)
+
+
+@pytest.mark.anyio
 async def test_headers_of_answers(service: Running) -> None:
     for path in ("/", "/docs", "/page.js", "/livez", "/v1/model", "/nowhere", "/metrics"):
         response = await service.client.get(path)
