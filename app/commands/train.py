@@ -23,7 +23,8 @@ def command(
     data: Annotated[
         Path | None,
         typer.Option(
-            help="The folder that holds the recipe's files, or one UTF-8 text file to train on instead of them."
+            help="The folder that holds the recipe's files, or one UTF-8 text file to train on instead of them: of its "
+            "words those that come twice, up to as many as the recipe says."
         ),
     ] = None,
     out: Annotated[
@@ -62,7 +63,8 @@ def command(
 
     Writes a snapshot every two minutes and on Ctrl-C (a second Ctrl-C stops at once); --resume goes on from it and
     ends with the same weights as if nothing had happened. The model is then in OUT/model: nextword serve --model
-    OUT/model. Text that is held out for nextword evaluate is in OUT/held-out.
+    OUT/model. What is held out for nextword evaluate is in OUT/held-out: whole documents, which
+    blank lines set apart; of a text of yours only if it has some hundreds of them.
 
     \b
     nextword train --recipe simple-sequence

@@ -31,7 +31,7 @@ from model.corpus import (
     split_documents,
 )
 from model.corpus import Progress as OnBytes
-from model.tokenizer import END, POLICIES, Tokenizer, TokenizerError
+from model.tokenizer import END, POLICIES, UNKNOWN, Tokenizer, TokenizerError
 from model.training.batches import ParallelSequentialIterator
 from model.training.folder import HELD_OUT, IDS, RECIPE, TOKENIZER, FolderError, check_free, read_arrays, write_arrays
 from model.training.penn_treebank import penn_treebank
@@ -223,13 +223,22 @@ def _simple_sequence(repeats: int = 20, validation_repeats: int = 4) -> Training
 
 
 def _tokenizer(
-    recipe: Recipe, vocabulary: Tokenizer | None, console: Console, count: Callable[[OnBytes], Counter[str]]
+    recipe: Recipe,
+    vocabulary: Tokenizer | None,
+    console: Console,
+    count: Callable[[OnBytes], Counter[str]],
+    *,
+    own: bool = False,
 ) -> Tokenizer:
+    """own: of a text that is not the recipe's, which may have fewer words than that asks for."""
     if vocabulary is not None:
         return vocabulary
     size = recipe.data.vocabulary_size
     with _progress(console, "counting words") as on_bytes:
         counts = count(on_bytes)
+    if own and size is not None:
+        # Words that come once stay unknown: without any the network would not learn what <unk> is.
+        size = min(size, max(3, 2 + sum(times > 1 for word, times in counts.items() if word not in (UNKNOWN, END))))
     try:
         return Tokenizer.from_vocabulary(build_vocabulary(counts, size), recipe.data.policy)
     except CorpusError as error:
@@ -257,13 +266,14 @@ def _split_files(
 
 def _own_text(recipe: Recipe, path: Path, vocabulary: Tokenizer | None, console: Console) -> _Text:
     if all(split_documents(path, recipe.data.held_out_every).values()):
-        return _documents(recipe, path.parent, {path.name: Source(part_bytes=50_000)}, vocabulary, console)
+        return _documents(recipe, path.parent, {path.name: Source(part_bytes=50_000)}, vocabulary, console, own=True)
     # Too few documents to hold some out: one text, whose end is held out.
     tokenizer = _tokenizer(
         recipe,
         vocabulary,
         console,
         lambda on_bytes: count_words([path], recipe.data.policy, on_bytes, _screen(recipe)),
+        own=True,
     )
     screen = _screen(recipe)
     ids = encode_files([path], tokenizer, screen=screen)
@@ -275,7 +285,13 @@ def _own_text(recipe: Recipe, path: Path, vocabulary: Tokenizer | None, console:
 
 
 def _documents(
-    recipe: Recipe, folder: Path, sources: Mapping[str, Source], vocabulary: Tokenizer | None, console: Console
+    recipe: Recipe,
+    folder: Path,
+    sources: Mapping[str, Source],
+    vocabulary: Tokenizer | None,
+    console: Console,
+    *,
+    own: bool = False,
 ) -> _Text:
     paths = {folder / name: source for name, source in sources.items()}
     every = recipe.data.held_out_every
@@ -291,6 +307,7 @@ def _documents(
         console,
         # Each once: how often a text is read says nothing of which words people use.
         lambda on_bytes: count_documents([*dict.fromkeys(train)], recipe.data.policy, on_bytes, _screen(recipe)),
+        own=own,
     )
     screen = _screen(recipe)
     with _progress(console, "encoding") as on_bytes:

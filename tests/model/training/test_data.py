@@ -1,6 +1,7 @@
 import errno
 import io
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -76,7 +77,7 @@ def test_a_text_takes_the_place_of_any_recipes_own(name: str, preparing: Prepari
     recipe = load(name)
     path = preparing.folder / "text.txt"
     numbers = " ".join(f"w{number}" for number in range(31_000))
-    path.write_text("\n".join([numbers, *sentences(200)]), encoding="utf-8")
+    path.write_text("\n".join([numbers, numbers, *sentences(200)]), encoding="utf-8")
     data = prepare(recipe, path, preparing.out, resume=False, console=Console(file=preparing.said))
     words = {"<unk>", "<eos>"} | set(path.read_text().split())
     assert len(data.tokenizer) == (recipe.data.vocabulary_size or len(words))
@@ -213,12 +214,24 @@ def test_a_text_that_cannot_be_used_leaves_nothing(content: bytes, message: str,
 
 
 def test_a_vocabulary_larger_than_the_text(preparing: Preparing) -> None:
-    path = write_text(preparing.folder / "text.txt")
+    write_text(preparing.folder / "text.txt")
+    files = {"policy": "english", "train": "text.txt", "valid": "text.txt"}
     with pytest.raises(CorpusError, match=r"a vocabulary of 500 words .* only 24 distinct.*data\.vocabulary_size asks"):
-        preparing(path, data={"policy": "english", "simple_sequence": True, "vocabulary_size": 500})
+        preparing(preparing.folder, data=files | {"vocabulary_size": 500})
     assert preparing.left == ["mine.toml", "text.txt"]
-    data = preparing(path, data={"policy": "english", "simple_sequence": True, "vocabulary_size": 24})
+    data = preparing(preparing.folder, data=files | {"vocabulary_size": 24})
     assert len(data.tokenizer) == 24
+
+
+def test_of_a_text_of_ones_own_the_words_that_come_twice(preparing: Preparing) -> None:
+    path = preparing.folder / "text.txt"
+    table = {"policy": "english", "simple_sequence": True}
+    path.write_text("the cat sat\nthe dog sat\n" * 30 + "once\n")
+    for size, words in ((500, 6), (4, 4)):
+        data = preparing(path, data=table | {"vocabulary_size": size})
+        assert len(data.tokenizer) == words
+        assert data.tokenizer.id_of("once") is None, "it teaches what <unk> is"
+        shutil.rmtree(preparing.folder / "out", ignore_errors=True)
 
 
 @pytest.mark.parametrize(
