@@ -115,11 +115,12 @@ $(HARNESS)/.harness: requirements/harness.in
 
 # For docker-compose.yml; its containers read them, and on this machine only who may enter the directory does.
 SECRETS := docker/secrets
-secrets: $(SECRETS)/session_key $(SECRETS)/store_password ## random ones for `docker compose --profile replicas`, in docker/secrets
+secrets: $(SECRETS)/session_key $(SECRETS)/store_password $(SECRETS)/api_keys ## random ones for docker-compose.yml, in docker/secrets
 
+$(SECRETS)/api_keys: OWNER := first:
 $(SECRETS)/%:
 	mkdir -p $(SECRETS) && chmod 700 $(SECRETS)
-	$(PYTHON) -c 'import secrets; print(secrets.token_urlsafe(32))' > $@
+	$(PYTHON) -c 'import secrets; print("$(OWNER)" + secrets.token_urlsafe(32))' > $@
 	chmod 444 $@
 
 COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \

@@ -65,7 +65,8 @@ class Settings(BaseSettings):
         default=100_000,
         ge=1,
         le=50_000_000,
-        description="Live sessions at most; past it the one left alone for longest is evicted.",
+        description="Live sessions at most; past it the one left alone for longest is evicted. Not with redis: there "
+        "its maxmemory decides.",
     )
     session_ttl_seconds: float = Field(
         default=1800, ge=1, le=31_536_000, description="A session is forgotten when it has not been used for so long."
@@ -77,7 +78,8 @@ class Settings(BaseSettings):
         default=WORDS_KEPT,
         ge=16,
         le=10_000_000,
-        description="Words of a session that are remembered, at most: so far back it can be rewound and forked.",
+        description="Words of a session that are remembered, at most. So far back it can be rewound and forked; half "
+        "as far at least, where a request brings fewer words than that.",
     )
     adapt: bool = Field(
         default=False,
@@ -110,7 +112,7 @@ class Settings(BaseSettings):
         ge=1,
         le=50_000_000,
         description="Sessions in memory that adapt, at most: each takes up to 0.2 MB with the model that ships. Past "
-        "it the one left alone for longest is evicted.",
+        "it the one left alone for longest is evicted; with sqlite or redis it stays in the store.",
     )
     history_bytes: int = Field(
         default=64 << 20,

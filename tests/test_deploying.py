@@ -6,6 +6,7 @@ import math
 import re
 from pathlib import Path
 
+from app.stores.choice import COPIES
 from model.shapes import state_tensors
 
 TEXT = (Path(__file__).parents[1] / "DEPLOYING.md").read_text(encoding="utf-8")
@@ -35,8 +36,11 @@ def test_the_table_follows_from_what_stands_above_it() -> None:
     R, M, D, T, H, typing, pace, load = (cells(name)[0] for name in names)
     words = [count * typing * pace / 60 for count in sessions]
     same("words a second", words)
+    assert cells("C:") == [COPIES]
     assert cells("replicas of two cores") == [max(2, math.ceil(w / (load * R))) for w in words]
-    same("memory for states, GB", [count * M / 1e9 for count in sessions])
+    (held,) = cells("C:")
+    replicas = cells("replicas of two cores")
+    same("memory for states, GB", [min(S, each * held) * M / 1e9 for S, each in zip(sessions, replicas, strict=True)])
     same("memory of Redis, GB", [count * D / 1e9 for count in sessions])
     same("threads of Redis", [w * T for w in words])
     assert cells("servers of Redis") == [math.ceil(w * T / load) for w in words]

@@ -122,7 +122,7 @@ def test_services_started_in_order_and_without_rights(deployment: Deployment) ->
 
 def test_the_secrets_are_nowhere_to_be_seen(deployment: Deployment, engine: Engine) -> None:
     secrets = [path.read_text().strip() for path in (deployment._folder / "docker/secrets").iterdir()]
-    assert len(secrets) == 2
+    assert len(secrets) == 3
     for service in ("redis", "replica"):
         for container in deployment.containers(service):
             shown = json.dumps(engine.inspect(container)) + engine.docker("top", container)
