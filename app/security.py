@@ -144,7 +144,7 @@ class Origins:
 
     def __init__(self, listed: str = "") -> None:
         self.names = [name for name in map(str.strip, listed.split(",")) if name]
-        self._known = {name.encode("ascii") for name in self.names}
+        self._known = {name.encode() for name in self.names}
         self._all = "*" in self.names
 
     def refuses(self, method: str, origin: bytes | None, site: bytes | None, host: bytes | None) -> bool:

@@ -95,7 +95,13 @@ class SnapshotStore(MemoryStore):
                     await self.commit(self._codec.unpack(content), None)
                     if index % _ROUND == 0:
                         await asyncio.sleep(0)
-            self._path.replace(self._taken)
+            try:
+                self._path.replace(self._taken)
+            except OSError as error:
+                raise StoreRefusedError(
+                    f"the snapshot {self._path} cannot be put aside, to be taken in once: {error.strerror}; "
+                    "have its folder written to"
+                ) from None
         self._opened = True
 
     async def close(self) -> None:

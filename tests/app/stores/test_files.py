@@ -97,6 +97,15 @@ async def test_snapshot_is_replaced_whole(snapshot: Path, monkeypatch: pytest.Mo
     assert list(snapshot.parent.iterdir()) == [snapshot]
 
 
+async def test_snapshot_that_cannot_be_put_aside(snapshot: Path) -> None:
+    snapshot.with_name("sessions.taken").mkdir()
+    app = create_app(Settings(snapshot=snapshot), runtime=FakeRuntime(), artifact=artifact())
+    async with app.router.lifespan_context(app):
+        with pytest.raises(StoreRefusedError, match="cannot be put aside, to be taken in once: Is a directory"):
+            await app.state.service.scheduler.started()
+    assert snapshot.exists()
+
+
 async def test_snapshot_is_taken_in_once(tmp_path: Path) -> None:
     path = tmp_path / "sessions"
     async with running(snapshot=path) as it:
