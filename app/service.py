@@ -160,7 +160,8 @@ class Service:
             self._large.shutdown(wait=False)
 
     async def beside(self, size: int, work: Callable[..., T], *arguments: Any) -> T:
-        """What `work` makes of something of so many characters, on a thread beside the event loop."""
+        """What `work` makes of something of so many characters, on a thread beside the event loop; of what is large
+        (`LARGE_CHARACTERS`) after what came before."""
         executor = self._large if size > LARGE_CHARACTERS else None
         return await asyncio.get_running_loop().run_in_executor(executor, work, *arguments)
 

@@ -193,7 +193,8 @@ class _Mixed(NamedTuple):
 
 def _mixed(log_rest: Floats, masses: Floats) -> _Mixed:
     rest = np.exp(log_rest)
-    probabilities = np.minimum(rest + masses, 1)
+    probabilities = rest + masses
+    np.minimum(probabilities, 1, out=probabilities)
     with np.errstate(divide="ignore"):  # of what is too unlikely for a float, and is not taken
         logarithms = np.log(probabilities)
     np.maximum(logarithms, log_rest, out=logarithms)  # of which rounding may have taken something away

@@ -30,10 +30,10 @@ def router(service: Service, problem: dict[int | str, dict[str, Any]]) -> APIRou
     async def answer(headers: Headers, body: bytes, outlet: Outlet) -> None:
         request = ScoreRequest.model_validate_json(body)
         headers.match_session(None)
-        texts = request.texts if request.text is None else [request.text]
-        results = await score(service, texts or [], request.top_k)
+        texts = (request.texts or []) if request.text is None else [request.text]
+        results = await score(service, texts, request.top_k)
         # Long answers take a while to write, and others need not wait for that.
-        size = sum(map(len, texts or []))
+        size = sum(map(len, texts))
         await outlet.reply(await service.beside(size, _reply, service, results))
 
     @routes.post(
