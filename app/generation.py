@@ -91,7 +91,8 @@ async def in_session(
     await service.commit(session, None, START)
     async with service.turn(session.id):
         try:
-            return await _go_on(service, session, None, ids, order, tell)
+            # At 0, so that the request can be repeated with the session's id: `position` 0 is then where it began.
+            return await _go_on(service, session, 0, ids, order, tell)
         except BaseException:
             with contextlib.suppress(StoreAwayError):
                 stored = await service.store.load(session.id)

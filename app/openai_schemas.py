@@ -91,7 +91,8 @@ class CompletionRequest(BaseModel):
     echo: bool | None = Field(default=False, description="Give the prompt back, too.")
     stop: Stop | Annotated[list[Stop], Field(max_length=MAX_STOPS)] | None = Field(
         default=None,
-        description='Texts that end a completion and are no part of it, by their words; "\\n" is the end of a line.',
+        description='Texts that end a completion and are no part of it, by their words; "\\n" is the end of a line, '
+        "and so are several, with some models. One without a word is refused.",
     )
     seed: int | None = Field(default=None, ge=-(2**63), lt=2**63, json_schema_extra=EXACT)
     stream: bool | None = False

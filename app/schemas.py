@@ -126,7 +126,8 @@ class GenerateRequest(WordsRequest):
         ge=0,
         le=2**53,
         description="How many words the session is believed to have consumed: makes retries safe. The session's last "
-        "request once more, word for word, is answered with the same words; what a broken stream lacked is added.",
+        "request once more, word for word, is answered with the same words; what a broken stream lacked is added. "
+        "If it opened the session, it is repeated with the id and position 0.",
     )
     max_words: int = Field(default=20, ge=0, le=MAX_GENERATED, description="How many words to generate, at most.")
     temperature: float = Field(
@@ -151,7 +152,7 @@ class GenerateRequest(WordsRequest):
         default=None,
         max_length=MAX_STOPS,
         description="Words, or texts by their words, to stop before: they are neither in the reply nor consumed. "
-        '<eos>, or "\\n", is the end of a line, a word like others.',
+        '<eos>, or "\\n", is the end of a line, a word like others. One without a word is refused.',
     )
     stream: bool = Field(default=False, description="One server-sent event a word, and `done` at last.")
 

@@ -10,7 +10,7 @@ import pydantic_core
 from fastapi import APIRouter
 from starlette.responses import Response
 
-from app import openapi, replies
+from app import openapi, problems, replies
 from app.exchange import Exchange, Outlet
 from app.generation import Opening, Order, in_session
 from app.problems import Problem
@@ -20,6 +20,7 @@ from app.schemas import GenerateReply, GenerateRequest
 from app.service import Service
 from app.speech import Said
 from model.decoding import Sampling
+from model.tokenizer import Tokenizer
 
 _STREAM = openapi.events("word", "done", "error")
 
@@ -125,7 +126,15 @@ def order_of(service: Service, request: GenerateRequest) -> Order:
 
     def words(stop: str) -> tuple[int, ...]:
         id = tokenizer.id_of(stop)
-        return tuple(tokenizer.encode(stop).ids.tolist()) if id is None else (id,)
+        return stop_words(tokenizer, stop) if id is None else (id,)
 
-    stops = tuple(sorted({ids for ids in map(words, request.stop or ()) if ids}))
+    stops = tuple(sorted(set(map(words, request.stop or ()))))
     return Order(request.max_words, Sampling(request.temperature, request.top_k, request.top_p), request.seed, stops)
+
+
+def stop_words(tokenizer: Tokenizer, text: str) -> tuple[int, ...]:
+    """The words of a text to stop before. Raises `Problem` for one that has none: it would stop nothing."""
+    ids = tuple(tokenizer.encode(text).ids.tolist())
+    if not ids:
+        raise problems.invalid_field("stop", f"there is no word in {text!r}, so it would stop nothing")
+    return ids

@@ -18,6 +18,7 @@ from app.generation import Generated, Opening, Order, alone, in_session
 from app.openai_schemas import MAX_ANSWER, CompletionReply, CompletionRequest, ListedModel, ModelsReply
 from app.problems import Problem
 from app.requests import Headers
+from app.routes.generate import stop_words
 from app.schemas import OpenRequest
 from app.service import Service
 from app.speech import Said
@@ -208,12 +209,12 @@ class Completion:
         request = self._request
         temperature = 1.0 if request.temperature is None else request.temperature
         texts = [request.stop] if isinstance(request.stop, str) else request.stop or []
-        found = (tuple(self._tokenizer.encode(text).ids.tolist()) for text in texts)
+        stops = {stop_words(self._tokenizer, text) for text in texts}
         return Order(
             16 if request.max_tokens is None else request.max_tokens,
             Sampling(temperature, None, request.top_p),
             request.seed,
-            tuple(sorted({ids for ids in found if ids})),
+            tuple(sorted(stops)),
             request.logprobs,
             bool(request.echo),
         )

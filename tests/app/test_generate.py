@@ -256,6 +256,15 @@ async def test_the_same_request_again_is_answered_again_and_consumes_nothing(
     assert_equals(follows, after("the", "cat", "sat", *first["words"]))
 
 
+async def test_the_request_that_opened_a_session_can_be_repeated_in_it(service: Running) -> None:
+    request = {"text": "the cat", "max_words": 6}
+    first = await generate(service, **request)
+    session = first["session_id"]
+    assert await generate(service, session_id=session, position=0, **request) == first
+    follows = await service.ok(session_id=session, position=first["position"], **WHOLE)
+    assert_equals(follows, after("the", "cat", *first["words"]))
+
+
 @pytest.mark.parametrize(
     "other", [{"seed": 4}, {"text": "on"}, {"max_words": 7}, {"temperature": 0.9}, {"top_k": 3}, {"stop": ["six"]}]
 )
@@ -493,6 +502,7 @@ async def test_slow_reader_holds_up_nobody_and_makes_nothing_pile_up(monkeypatch
         ("seed", 1.5),
         ("stop", "the"),
         ("stop", [""]),
+        ("stop", ["the", " "]),
         ("stop", ["x" * 1001]),
         ("stop", ["the"] * 65),
         ("stream", 1),

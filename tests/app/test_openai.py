@@ -129,6 +129,8 @@ def test_stop(client: openai.OpenAI) -> None:
     wrong = next(word for word in PLAIN if word != words[place + 1])
     assert complete(f"{words[place]} {wrong}") == (text, "length")
     assert complete(f"{words[-1]} the") == (text, "length"), "begun at the end, but not completed"
+    with pytest.raises(openai.UnprocessableEntityError, match="there is no word in ' '"):
+        complete(["the", " "])
 
 
 def test_line_ends_are_text(client: openai.OpenAI) -> None:
