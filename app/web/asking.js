@@ -11,8 +11,8 @@ export class Asking {
 	#stale = false; // the text has changed since the call under way was made
 
 	/**
-	 * page.now() is {text, reader}; told are waiting(), answered(reply, reader, typed), with `typed` null when the text
-	 * has changed since, refused(error), and rested() when nothing is under way any more.
+	 * page.now() is {text, reader}; told are waiting(), reading(share), answered(reply, reader, typed), with `typed` null
+	 * when the text has changed since, refused(error), and rested() when nothing is under way any more.
 	 */
 	constructor(page) {
 		this.#page = page;
@@ -36,11 +36,11 @@ export class Asking {
 		return this.#alone !== null;
 	}
 
-	/** Run `work`, which changes the text, and ask about what comes of it. */
+	/** Run `work`, which changes the text, and ask about what comes of it, unless there is such work already. */
 	async alone(work) {
-		await this.quiet();
+		if (this.#alone) return;
+		this.#alone = Promise.resolve(this.#round).then(work);
 		this.#page.waiting();
-		this.#alone = work();
 		const failed = await this.#alone.then(() => null, (error) => error);
 		this.#alone = null;
 		if (!failed) return this.ask();
@@ -60,7 +60,7 @@ export class Asking {
 				this.#stale = false;
 				const { text, reader } = this.#page.now();
 				const { finished, typed } = split(text);
-				const reply = await reader.follow(finished, typed, COUNT);
+				const reply = await reader.follow(finished, typed, COUNT, this.#page.reading);
 				this.#page.answered(reply, reader, this.#stale ? null : typed);
 			}
 		} catch (error) {

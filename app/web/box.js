@@ -52,7 +52,7 @@ export class Box {
 		this.#mirror.style.width = `${width}px`;
 		const left = Math.min(mark.offsetLeft, Math.max(0, width - strip.offsetWidth - 8));
 		const below = mark.offsetTop + mark.offsetHeight - element.scrollTop;
-		// The strip stands at the end of the text: of a text that does not fit, that is the last line in view.
+		// The end of a text that does not fit is the last line in view.
 		const last = element.scrollHeight - element.scrollTop - parseFloat(getComputedStyle(element).paddingBottom);
 		const top = Math.min(line === 0 ? below : last, element.clientHeight - strip.offsetHeight - 4);
 		strip.style.setProperty("--left", `${left}px`);

@@ -1,4 +1,4 @@
-// The branches of a text: each a session of its own at the server, forked from a word of another.
+// The branches of a text: each a session of its own, forked from a word of another.
 
 import { rove } from "./roving.js";
 import { made } from "./strip.js";
@@ -31,7 +31,7 @@ export class Branches {
 		this.draw();
 	}
 
-	/** The current branch becomes the only one: the others are forgotten, by the server too. */
+	/** The current branch becomes the only one; the server forgets the others, too. */
 	prune() {
 		for (const { reader } of this.all) if (reader !== this.current.reader) reader.forget();
 		this.all = [];

@@ -29,7 +29,7 @@ export class Continuing {
 		this.#running?.abort();
 	}
 
-	/** Have `reader` go on, and tell `hear` each word: {word, text} and its scores. Ends quietly when it is stopped. */
+	/** Have `reader` go on, and tell `hear` each word: {word, text} and its scores. */
 	async run({ session, position }, hear) {
 		this.#running = new AbortController();
 		const { signal } = this.#running;

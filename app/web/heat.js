@@ -4,7 +4,7 @@ import { made } from "./strip.js";
 
 const [NEGATIVE, POSITIVE] = [[33, 102, 172], [217, 95, 2]];
 
-/** A canvas of one pixel a value in [-1, 1], the first on top: blue, through the colour of the page, to orange. */
+/** A canvas of one pixel a value, the first on top: -1 is blue, 1 is orange. */
 export function heat(kind, values) {
 	const canvas = Object.assign(made("canvas", kind), { width: 1, height: values.length, ariaHidden: "true" });
 	const context = canvas.getContext("2d");

@@ -1,4 +1,4 @@
-// A word that was read, looked at: what was expected there, and the ways to go on from it.
+// A word that was read: what was expected there, and the ways to go on from it.
 
 import { percent, shown } from "./text.js";
 import { describe } from "./written.js";

@@ -4,17 +4,16 @@ const INDEX = "nextword-trees"; // [[session of each branch], ...], the latest t
 const MANY = 6; // texts
 const name = (session) => `nextword-session-${session}`;
 
+const trees = () => JSON.parse(localStorage.getItem(INDEX)) ?? [];
+const without = (sessions) => trees().filter((tree) => !tree.some((one) => sessions.includes(one)));
+
 /** Keep the branches of a text, {reader, text, parent, at} each; only `current` has changed since. */
 export function keep(branches, current) {
 	try {
 		const all = branches.filter(({ reader }) => reader.session);
 		if (!all.includes(current)) return; // it has no name yet
 		const sessions = all.map(({ reader }) => reader.session);
-		const trees = JSON.parse(localStorage.getItem(INDEX)) ?? [];
-		const others = trees.filter((tree) => !tree.some((one) => sessions.includes(one))).slice(0, MANY - 1);
-		const wanted = [sessions, ...others].flat();
-		for (const old of trees.flat()) if (!wanted.includes(old)) localStorage.removeItem(name(old));
-		localStorage.setItem(INDEX, JSON.stringify([sessions, ...others]));
+		only([sessions, ...without(sessions)].slice(0, MANY));
 		for (const branch of all) {
 			const { reader, text, parent, at } = branch;
 			if (branch !== current && localStorage.getItem(name(reader.session))) continue;
@@ -27,10 +26,24 @@ export function keep(branches, current) {
 	}
 }
 
-/** The branches of the text of a session, `reader` being what to assign to one; empty when it is not known here. */
+/** Keep nothing of a text any more. */
+export function drop(branches) {
+	try {
+		only(without(branches.map(({ reader }) => reader.session)));
+	} catch {
+		// It is forbidden.
+	}
+}
+
+function only(wanted) {
+	for (const old of trees().flat()) if (!wanted.flat().includes(old)) localStorage.removeItem(name(old));
+	localStorage.setItem(INDEX, JSON.stringify(wanted));
+}
+
+/** The branches of the text of a session, `reader` being what to assign to one; empty if not known here. */
 export function kept(session) {
 	try {
-		const tree = JSON.parse(localStorage.getItem(INDEX)).find((sessions) => sessions.includes(session));
+		const tree = trees().find((sessions) => sessions.includes(session));
 		const records = tree.map((one) => JSON.parse(localStorage.getItem(name(one))));
 		const all = records.map(({ text, at, position, read, base, words }, index) => {
 			return { text, at, reader: { session: tree[index], position, read: text.slice(0, read), base, words } };

@@ -1,6 +1,6 @@
 // The keys of the text: Tab and Alt+1..3 take a word, arrows and Enter walk the list, Esc dismisses.
 
-/** `take` a word of the `suggestions`, or `dismiss` them. A letter by itself does nothing but to be typed. */
+/** `take` a word of the `suggestions`, or `dismiss` them. */
 export function listen(box, suggestions, { take, dismiss }) {
 	let leaving = false; // Esc was the last key: the next Tab moves the focus
 	box.element.addEventListener("keydown", (event) => {

@@ -1,4 +1,4 @@
-// Everything that can go wrong looks like something, says what to do, and goes away by itself when it is over.
+// What went wrong looks like something, says what to do, and goes away when it is over.
 
 const NOTE_SECONDS = 8;
 
@@ -7,7 +7,7 @@ export class Notices {
 	#actions;
 	#timer = null;
 
-	/** actions: {retry(), key(value)}. */
+	/** actions: {retry(), key(value), keyed()}, the last telling whether there is a key. */
 	constructor(place, actions) {
 		this.#place = place;
 		this.#actions = actions;
@@ -18,7 +18,7 @@ export class Notices {
 		if (this.#place.dataset.kind !== "note") this.#remove();
 	}
 
-	/** Something to know that is not an error; with `more`, an element, it stays longer. */
+	/** Something to know; with `more`, an element, it stays longer. */
 	tell(text, ...more) {
 		this.#show("note", text, ...more);
 		this.#timer = setTimeout(() => this.#remove(), 1000 * NOTE_SECONDS * (1 + 3 * more.length));
@@ -28,7 +28,7 @@ export class Notices {
 		const wait = retryAfter ?? (status === 0 ? 1 : 2);
 		const soon = `Going on in ${wait} s…`;
 		if (status === 401) return this.#askForKey();
-		if (status === 404 || status === 410) return this.#offer();
+		if ([404, 409, 410].includes(status)) return this.#offer();
 		if (status === 0) this.#show("offline", "The server does not answer. Your text is safe here; trying again…");
 		else if (status === 429) this.#show("busy", `Too many requests: the server asks for a pause. ${soon}`);
 		else if (status === 503) this.#show("busy", `The server is busy or starting. ${soon}`);
@@ -44,7 +44,7 @@ export class Notices {
 
 	#show(kind, text, ...more) {
 		clearTimeout(this.#timer);
-		// What is said already is not said again, or a screen reader would repeat it at every key.
+		// Or a screen reader would repeat it at every key.
 		if (this.#place.dataset.kind === kind && this.#place.firstChild.textContent === text) return;
 		this.#place.dataset.kind = kind;
 		const line = document.createElement("p");
@@ -55,7 +55,7 @@ export class Notices {
 	#offer() {
 		const button = Object.assign(document.createElement("button"), { type: "button", textContent: "Read it again" });
 		button.addEventListener("click", this.#actions.retry);
-		this.#show("expired", "This session has expired, and with it what the server remembered. Its text is here.", button);
+		this.#show("expired", "This session has expired, or has gone on elsewhere. Its text is here.", button);
 	}
 
 	#askForKey() {
@@ -67,7 +67,8 @@ export class Notices {
 			this.#remove();
 			this.#actions.key(input.value.trim());
 		});
-		this.#show("key", "This server wants a key. It is kept in this tab only.", form);
+		const why = this.#actions.keyed() ? "This server does not know that key." : "This server wants a key.";
+		this.#show("key", `${why} It is kept in this tab only.`, form);
 		input.focus();
 	}
 }

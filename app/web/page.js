@@ -4,7 +4,7 @@ import { Asking } from "./asking.js";
 import { Box } from "./box.js";
 import { Branches } from "./branches.js";
 import { Continuing } from "./continuing.js";
-import { keep, kept } from "./kept.js";
+import { drop, keep, kept } from "./kept.js";
 import { listen } from "./keys.js";
 import { Inspector } from "./inspector.js";
 import { Notices } from "./notices.js";
@@ -23,7 +23,7 @@ const SAVED = 500; // milliseconds after which a change is kept for a reload
 
 const LOST = {
 	404: "The server does not know this session any more",
-	409: "The session had gone on elsewhere",
+	409: "The session goes less far back, or had gone on elsewhere",
 	410: "The session had expired",
 };
 
@@ -34,7 +34,7 @@ const say = (id, text) => (element(id).textContent = text);
 const server = new Server();
 const box = new Box(element("text"), typed);
 const suggestions = new Suggestions({ strip: element("strip"), list: element("predictions"), box: box.element, take });
-const notices = new Notices(element("notice"), { retry: ask, key });
+const notices = new Notices(element("notice"), { retry: ask, key, keyed: () => server.key !== "" });
 const written = new Written(element("written"), (index) => inspect(reader().first + index + 1));
 const steps = element("unrolled");
 const unrolled = new Unrolled(steps, element("unrolled-rows"), inspect);
@@ -44,7 +44,7 @@ const branches = new Branches(element("branches"), visit);
 const continuing = new Continuing(server, element("continue"));
 const now = () => ({ text: box.text, reader: reader() });
 const picture = new Picture(now, unrolled, { fresh: element("fresh"), alone: element("alone") });
-const asking = new Asking({ now, waiting, answered, refused, rested });
+const asking = new Asking({ now, waiting, reading, answered, refused, rested });
 
 let dismissed = false; // Esc was pressed, and nothing typed since
 let about = null; // the model
@@ -64,7 +64,7 @@ function ask() {
 }
 
 function typed() {
-	continuing.stop();
+	hold();
 	inspector.close();
 	dismissed = false;
 	offer();
@@ -73,6 +73,10 @@ function typed() {
 
 function waiting() {
 	for (const part of ["next", "network"]) element(part).ariaBusy = "true";
+}
+
+function reading(share) {
+	say("remembered", `reading: ${percent(share)}`);
 }
 
 function answered(reply, from, typed) {
@@ -111,7 +115,7 @@ function refused(error) {
 /** The strip stands under the caret while that is where the suggested word would go. */
 function offer() {
 	suggestions.offer(box.atEnd && !dismissed && !asking.held);
-	if (!box.atEnd) return;
+	if (!box.atEnd) return suggestions.reach(-1);
 	box.element.scrollTop = box.element.scrollHeight; // there is room for the strip below the last line
 	box.under(element("strip"));
 }
@@ -159,9 +163,14 @@ function take(word) {
 	typed();
 }
 
+function hold() {
+	continuing.stop();
+	reader().paused = true;
+}
+
 /** Until the session stands where the page believes it to. */
 async function quiet() {
-	continuing.stop();
+	hold();
 	await asking.quiet();
 	save();
 }
@@ -211,6 +220,7 @@ async function visit(chosen) {
 
 /** From here on there is one branch, and nothing remembered. */
 function restart() {
+	drop(branches.all);
 	reader().forget(split(box.text).finished);
 	branches.prune();
 	unrolled.clear();
@@ -246,11 +256,12 @@ async function goOn() {
 	const going = reader();
 	inspector.close();
 	if (split(box.text).typed) box.type(0, " ");
-	await going.follow(box.text, "", 0);
+	await going.follow(box.text, "", 0, reading);
+	if (going.read !== box.text) return; // somebody types
 	unrolled.cut(going.position);
 	offer();
 	await continuing.run(going, (said) => {
-		// A blank stands behind the text already: the next word needs none, and a full stop takes it away.
+		// The next word needs no blank where there is one, and a full stop takes it away.
 		const blank = box.text.endsWith(" ");
 		const [remove, insert] = blank ? [/^\s/u.test(said.text) ? 0 : 1, said.text.replace(/^ /u, "")] : [0, said.text];
 		going.took(said, insert, remove);
@@ -258,7 +269,7 @@ async function goOn() {
 		figures();
 		picture.draw().then(paint);
 	});
-	if (split(box.text).typed) box.type(0, " "); // the last word is finished
+	if (box.text === going.read && split(box.text).typed) box.type(0, " "); // the last word is finished
 	// Words may have been made that never arrived.
 	await going.settle().catch((error) => {
 		if (!(error.status in LOST)) throw error; // the next round finds out
@@ -323,7 +334,7 @@ addEventListener("hashchange", () => {
 	if (location.hash !== `#${reader().session}`) location.reload();
 });
 
-/** Go on with the session in the address: its text from this browser, or from the words that the server keeps. */
+/** Go on with the session in the address: with its text in this browser, or the words that the server keeps. */
 async function resume(session) {
 	const all = kept(session);
 	if (all.length) {
@@ -344,7 +355,7 @@ async function resume(session) {
 }
 
 async function start() {
-	const session = decodeURIComponent(location.hash.slice(1));
+	const session = location.hash.slice(1);
 	try {
 		if (session && !reader().session) await resume(session);
 		figures();

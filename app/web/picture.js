@@ -1,4 +1,4 @@
-// Brings the picture of the network, and the comparison with one that remembers nothing, to where the session is.
+// Brings the picture of the network, and the comparison with a fresh one, to where the session is.
 
 import { entry, longest } from "./strip.js";
 import { shown, split } from "./text.js";
@@ -20,7 +20,6 @@ export class Picture {
 		this.#places = places;
 	}
 
-	/** What is drawn already is not asked for again. A refusal is told by who asks next. */
 	draw() {
 		return (this.#drawing ??= this.#follow());
 	}
@@ -57,7 +56,7 @@ export class Picture {
 		if (session === this.#now().reader.session && trace.position === position) this.#unrolled.add(trace.words);
 	}
 
-	/** The same word, fresh state: what a network that has read nothing else would expect. */
+	/** What a network that has read nothing else would expect. */
 	async #compare(reader, typed) {
 		const word = reader.words.at(-1)?.word;
 		const compared = `${word} ${typed}`;

@@ -1,10 +1,8 @@
-// The server reads along. Every finished word is sent once; the session at the server remembers it, and this class
-// knows which part of the text that is.
+// The server reads along: every finished word is sent once, and this class knows which part of the text that is.
 
-import { common, units } from "./text.js";
+import { common, joint, units } from "./text.js";
 
-const LOST = [404, 409, 410]; // gone, unknown, or not where we believed: the text is here, so it can be read again
-const PIECE = 20_000; // characters that are sent at once
+const LOST = [404, 409, 410]; // gone, unknown, or not where we believed: the text can be read again
 
 /**
  * One branch of a text: `session` at the server, and the `words` it has read, with offsets into the text: {word, start,
@@ -17,6 +15,8 @@ export class Reader {
 	words = [];
 	read = ""; // the text up to the end of what was read
 	base = 0; // before this character the text is forgotten
+	paused = false; // nobody wants the rest of a long text read any more
+	#most = 20_000; // characters that are sent at once
 	careful = false; // that the session is gone is told, once, before the text is read again
 
 	constructor(server) {
@@ -38,19 +38,30 @@ export class Reader {
 
 	/**
 	 * Bring the session to the end of `finished` and ask what comes next, given that it starts with `typed`.
-	 * Where the text was changed further back, the session goes back to the last word before that.
-	 * `recovered` in the reply is the status with which the server had refused, if the text was read again.
+	 * Where the text was changed further back, the session goes back to there.
+	 * `recovered` in the reply is the status with which the server had refused, if the text was read again. Between the
+	 * pieces of a long text `told` hears which share was read, and `paused` ends it.
 	 */
-	async follow(finished, typed, count) {
+	async follow(finished, typed, count, told) {
+		this.paused = false;
 		let recovered = await this.#back(finished);
 		let reply = null;
-		while (!reply || this.read.length < finished.length) {
+		while (!reply || (this.read.length < finished.length && !this.paused)) {
+			if (reply) told(this.read.length / finished.length);
 			const from = Math.max(this.read.length, this.base);
-			const piece = finished.slice(from, cut(finished, from));
+			const piece = finished.slice(from, cut(finished, from, this.#most));
 			try {
 				reply = await this.#consume(piece, finished, from, typed, count);
 			} catch (error) {
+				if (error.status === 413 && piece.length > 1) {
+					this.#most = Math.ceil(piece.length / 2);
+					continue;
+				}
 				if (!this.session || !LOST.includes(error.status)) throw error;
+				if (this.careful && error.status === 409) {
+					await this.settle(); // words were made there that never arrived here
+					continue;
+				}
 				recovered = error.status;
 				reply = null;
 				this.#again();
@@ -76,7 +87,7 @@ export class Reader {
 		if (this.session) await this.#rewind(this.position);
 	}
 
-	/** Have the words scored that were not. Asked once more, the server does not read them again. */
+	/** Have the words scored that were not: asked once more, the server does not read them again. */
 	async score() {
 		const from = this.words.findIndex(({ rank }) => rank === undefined);
 		if (from < 0) return;
@@ -105,7 +116,7 @@ export class Reader {
 		return this.#call("GET", `/trace?last=${last}`);
 	}
 
-	/** What was expected after `position`: a session forked there says so, and is forgotten. */
+	/** What was expected after `position`: a fork says so, and is forgotten. */
 	async earlier(position, count) {
 		if (position === 0) return (await this.fresh([], count)).predictions;
 		const branch = await this.fork(position, true);
@@ -116,12 +127,12 @@ export class Reader {
 		}
 	}
 
-	/** What may come after `words` alone, beginning with `prefix`, for a network that has read nothing before. */
+	/** What may come after `words` alone, beginning with `prefix`. */
 	fresh(words, count, prefix = "") {
 		return this.#predict({ words, keep: false, top_k: count, prefix }, true);
 	}
 
-	/** The session in the address: its text as far as the server keeps words, when this browser has none. */
+	/** A session that this browser has no text of: its words as far as the server keeps them. */
 	async open(session) {
 		this.session = session;
 		try {
@@ -169,13 +180,14 @@ export class Reader {
 
 	/** Make what was read a beginning of `text`. The status of a refusal, if that was not possible. */
 	async #back(text) {
-		if (text.startsWith(this.read)) return;
 		const same = common(this.read, text);
-		// The word before the change may have been another word without what followed: it is read again, too.
-		let keep = this.words.findIndex(({ end }) => end > same || (end === same && !/^\s/u.test(text.slice(end))));
+		const forgotten = same < this.base; // what was forgotten has changed: the whole text is a new one
+		const start = forgotten ? same : Math.max(this.base, joint(text, same));
+		if (start === this.read.length) return;
+		// The word before the change may have been another without what followed: it is read again, too.
+		let keep = this.words.findIndex(({ end }) => end > start || (end === same && !/^\s/u.test(text.slice(end))));
 		if (keep < 0) keep = this.words.length;
 		const position = this.first + keep;
-		const forgotten = same < this.base; // what was forgotten has changed: the whole text is a new one
 		if (forgotten) this.base = 0;
 		if (forgotten || !this.session || (keep === 0 && position > 0)) {
 			return this.#again();
@@ -193,9 +205,10 @@ export class Reader {
 	}
 }
 
-/** Where the piece that starts at `from` ends: between words. */
-function cut(text, from) {
-	if (text.length - from <= PIECE) return text.length;
-	const piece = text.slice(from, from + PIECE);
-	return from + (/^.*\s(?=\S)/su.exec(piece)?.[0].length ?? PIECE);
+/** Where the piece that starts at `from` ends: between words, or at least between characters. */
+function cut(text, from, most) {
+	if (text.length - from <= most) return text.length;
+	const piece = text.slice(from, from + most);
+	const whole = piece.replace(/[\ud800-\udbff]$/, "").length || most;
+	return from + (/^.*\s(?=\S)/su.exec(piece)?.[0].length ?? whole);
 }

@@ -3,7 +3,7 @@
 const ALONG = { ArrowLeft: -1, ArrowRight: 1 };
 const ENDS = { Home: -Infinity, End: Infinity };
 
-/** A function to call after buttons came or went: the last one, or the one given, is the stop unless one has the focus. */
+/** A function to call after buttons came or went: the last one, or the one given, is the stop unless one has focus. */
 export function rove(place, along = ALONG) {
 	const steps = { ...along, ...ENDS };
 	let stop = null;

@@ -1,4 +1,4 @@
-// The server's side of the conversation: one place that calls it, knows the key, and remembers the last call.
+// The one place that calls the server, knows the key, and remembers the last call.
 
 const KEY = "nextword-key";
 
@@ -25,7 +25,7 @@ export class Server extends EventTarget {
 		sessionStorage.setItem(KEY, value);
 	}
 
-	/** The response to a call, 2xx; a `Refusal` is thrown for everything else. A `quiet` call is not the last one. */
+	/** The response to a call, 2xx; else a `Refusal` is thrown. A `quiet` call is not the last one. */
 	async fetch(method, path, { body, session, signal, quiet = false } = {}) {
 		const headers = {};
 		if (body !== undefined) headers["content-type"] = "application/json";
@@ -39,7 +39,7 @@ export class Server extends EventTarget {
 		throw new Refusal(response.status, problem, Number(response.headers.get("retry-after")) || null);
 	}
 
-	/** The JSON of a call. Tells how long it took by a "latency" event, milliseconds in `detail`, unless it is quiet. */
+	/** The JSON of a call. Unless it is quiet, a "latency" event tells how long it took, in milliseconds. */
 	async json(method, path, options = {}) {
 		const started = performance.now();
 		const response = await this.fetch(method, path, options);

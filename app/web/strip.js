@@ -105,7 +105,7 @@ function row(prediction, index, full) {
 	return item;
 }
 
-/** The probability that a whole bar stands for: in a flat distribution bars would hardly be seen otherwise. */
+/** The probability that a whole bar stands for: in a flat distribution bars would hardly be seen. */
 export const longest = (predictions) => Math.max(0.1, predictions[0]?.probability ?? 0);
 
 /** A bar over a `share` of its place. */

@@ -1,4 +1,4 @@
-// What of a text is finished and what is still being typed, and how a word is set into it.
+// What of a text is finished and what still typed, and how a word is set into it.
 
 // A word that may yet grow: letters, digits, apostrophes, and the signs inside numbers such as 3.5 and 10:30.
 const UNFINISHED = /(?:[\p{L}\p{M}\p{N}'’]|(?<=\p{N})[.,:])+$/u;
@@ -10,6 +10,18 @@ export function split(text) {
 	const typed = UNFINISHED.exec(text.slice(-LONGEST))?.[0] ?? "";
 	if (typed.length >= LONGEST) return { finished: text, typed: "" };
 	return { finished: text.slice(0, text.length - typed.length), typed };
+}
+
+// What makes one word of several: "U.S.", "...", "x.org", "--".
+const GLUED = /\.[.\p{L}\p{N}]|[-‒-―]{2}|@|\/\/|[\u200d\p{Emoji_Modifier}]/u;
+
+/** Where the words begin that may be others now that `text` goes on at `end`; `end` if there are none. */
+export function joint(text, end) {
+	const [before, after] = [text.slice(Math.max(0, end - LONGEST), end), text.slice(end, end + LONGEST)];
+	const [run] = /(?:\S*|\n\s*)$/u.exec(before);
+	const [more] = /^\S*/u.exec(after);
+	const glued = run.includes("\n") ? /^\s*\n/u.test(after) : run && more && GLUED.test(run + more);
+	return glued ? end - run.length : end;
 }
 
 /** How to take a word: replace the last `remove` characters of the text by `insert`. */
@@ -36,6 +48,7 @@ export function percent(probability) {
 
 /** How many characters two texts share at their start. */
 export function common(one, other) {
+	if (other.startsWith(one)) return one.length;
 	const end = Math.min(one.length, other.length);
 	let index = 0;
 	while (index < end && one[index] === other[index]) index += 1;

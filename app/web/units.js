@@ -1,4 +1,4 @@
-// Pointing at a unit of a layer, or at the few that share a line of its strip: their value, and its course in time.
+// Pointing at a unit of a layer, or the few that share a line of its strip: their value, and its course in time.
 
 import { shown } from "./text.js";
 

@@ -1,5 +1,4 @@
-// The network unrolled in time, as the textbook draws it: words below, a strip of h_t for each layer, what may come
-// next on top; time runs to the right.
+// The network unrolled in time: words below, a strip of h_t for each layer, what may come next on top.
 
 import { heat } from "./heat.js";
 import { rove } from "./roving.js";
@@ -98,12 +97,13 @@ export class Unrolled {
 			next.append(item);
 		}
 		const strips = layers.map(({ values }, index) => {
-			const earlier = before?.step.layers[index].values ?? values;
-			const change = values.map((value, place) => value - earlier[place]);
-			const mean = change.reduce((sum, value) => sum + Math.abs(value), 0) / change.length;
 			const strip = made("div", "layer");
 			strip.dataset.layer = index;
-			strip.append(heat("state", values), heat("change", change), bar(mean, "moved"), made("i", "unit"));
+			strip.append(heat("state", values), made("i", "unit"));
+			if (!before) return strip; // what the word changed is not known
+			const change = values.map((value, place) => value - before.step.layers[index].values[place]);
+			const mean = change.reduce((sum, value) => sum + Math.abs(value), 0) / change.length;
+			strip.firstChild.after(heat("change", change), bar(mean, "moved"));
 			return strip;
 		});
 		const button = made("button", known ? "" : "unknown", shown(word));

@@ -4,7 +4,7 @@ import { rove } from "./roving.js";
 import { made } from "./strip.js";
 import { number, percent, shown } from "./text.js";
 
-// The upper bounds of the classes: by rank, as GLTR draws them, and by bits. The page's legends name them.
+// The upper bounds of the classes: by rank, as in GLTR, and by bits. The page's legends name them.
 const RANKS = [10, 100, 1000, Infinity];
 const BITS = [3, 7, 11, Infinity];
 
@@ -45,7 +45,7 @@ export class Written {
 	}
 }
 
-/** How surprising a word is, {rank, bits}: 0 for the least surprising class, 3 for the most, -1 without scores. */
+/** How surprising a word is, {rank, bits}: from 0, the least, to 3; -1 without scores. */
 export function surprise(word) {
 	const place = (bounds, value) => bounds.findIndex((bound) => value <= bound);
 	return { rank: place(RANKS, word?.rank), bits: place(BITS, word?.surprisal_bits) };

@@ -84,7 +84,7 @@ def test_a_stream_that_breaks_off_keeps_what_arrived(page: Page) -> None:
     assert found == ["one", "two", "three", "four"]
 
 
-@pytest.mark.parametrize("how", ["button", "escape", "typing"])
+@pytest.mark.parametrize("how", ["button", "escape", "blank", "letter"])
 def test_it_streams_and_can_be_stopped(page: Page, server: Server, how: str) -> None:
     write(page, "one two ", 2)
     best, name = predictions(page), session(page)
@@ -101,11 +101,13 @@ def test_it_streams_and_can_be_stopped(page: Page, server: Server, how: str) -> 
     elif how == "escape":
         text.press("Escape")
     else:
-        text.press_sequentially(" ten ")
+        typed = " ten " if how == "blank" else "x ten "
+        text.press("End")
+        text.press_sequentially(typed)
     server.runtime.hold_at = None
     server.runtime.gate.set()
     finished(page)
-    if how == "typing":
+    if how in ("blank", "letter"):
         expect(page.locator("#written button").last).to_have_text("ten")
     settled(page)
     count = page.locator("#written button").count()
@@ -115,7 +117,8 @@ def test_it_streams_and_can_be_stopped(page: Page, server: Server, how: str) -> 
     expect(page.locator("#notice")).to_be_hidden()
     written = text.input_value()
     assert written.startswith("one two ")
-    assert written.endswith(" ten ") == (how == "typing")
+    assert written.endswith(" ten ") == (how in ("blank", "letter"))
+    assert ("x ten" in written, " x ten" in written) == (how == "letter", False), "what is typed stays as it is"
     # The session stands exactly there: what may come next is what anybody says who has read these words.
     url = page.url.split("#")[0]
     words = page.request.get(f"{url}v1/sessions/{name}").json()["words"]
@@ -126,3 +129,32 @@ def test_it_streams_and_can_be_stopped(page: Page, server: Server, how: str) -> 
     text.fill("one two ")
     at(page, 2)
     assert predictions(page) == best
+
+
+def test_two_clicks_are_one_continuation(page: Page, server: Server) -> None:
+    write(page, "one ", 1)
+    orders = calls(page, "/v1/generate")
+    server.runtime.gate.clear()
+    page.locator("#text").press_sequentially("two ")
+    page.locator("#continue").click()
+    page.locator("#continue").click()
+    server.runtime.gate.set()
+    settled(page)
+    finished(page)
+    assert len(orders) <= 1, "the second click stopped it, or found it on its way"
+    expect(page.locator("#notice")).to_be_hidden()
+
+
+def test_a_reload_in_the_middle_goes_on_with_what_arrived(page: Page, server: Server) -> None:
+    write(page, "one two ", 2)
+    name = session(page)
+    page.evaluate("dispatchEvent(new Event('pagehide'))")  # what is known here is kept
+    answer = page.request.post(
+        f"{page.url.split('#')[0]}v1/generate", data={"session_id": name, "position": 2, "max_words": 3}
+    )
+    assert answer.json()["position"] == 5
+    page.reload()
+    at(page, 2)
+    assert session(page) == name
+    expect(page.locator("#notice")).to_be_hidden()
+    write(page, "three ", 3)

@@ -127,6 +127,53 @@ def test_text_changed_further_back_is_read_from_there(page: Page, open_page: Ope
     assert predictions(other) == predictions(page)
 
 
+def test_what_is_typed_is_read_as_what_is_pasted(page: Page, open_page: Open) -> None:
+    """Signs that come one by one may make one word of those before: an abbreviation, dots, a dash, an address, a line
+    end of several."""
+    text = "one U.S. at 5 p.m. two... three--four www.x.org, you@x.org.\n\n five (six). "
+    pasted = open_page()
+    pasted.locator("#text").fill(text)
+    at(pasted, 20)
+    words = pasted.locator("#written button").all_inner_texts()
+    assert words[:6] == ["one", "U.S.", "at", "5", "p.m.", "two"]
+    assert words.count("↵") == 1
+    write(page, text, 20)
+    assert page.locator("#written button").all_inner_texts() == words
+    assert predictions(page) == predictions(pasted)
+    expect(page.locator("#perplexity")).to_have_text(pasted.locator("#perplexity").inner_text())
+    url = page.url.split("#")[0]
+    sessions = [page.request.get(f"{url}v1/sessions/{session(one)}").json()["words"] for one in (page, pasted)]
+    assert sessions[0] == sessions[1]
+
+
+def test_enter_within_the_text_breaks_the_line(page: Page) -> None:
+    write(page, "one two ", 2)
+    text = page.locator("#text")
+    text.press("ArrowDown")
+    expect(text).to_have_attribute("aria-activedescendant", "prediction-0")
+    for _ in range(4):
+        text.press("ArrowLeft")
+    expect(text).not_to_have_attribute("aria-activedescendant", re.compile("."))
+    text.press("Enter")
+    expect(text).to_have_value("one \ntwo ")
+
+
+def test_what_is_cleared_is_nowhere_any_more(page: Page) -> None:
+    write(page, "one two ", 2)
+    page.reload()  # so that it is kept
+    at(page, 2)
+    assert "one two" in page.evaluate("JSON.stringify(localStorage)")
+    page.get_by_role("button", name="Clear").click()
+    at(page, 0)
+    assert "one two" not in page.evaluate("JSON.stringify(localStorage)")
+
+
+def test_an_address_that_names_no_session(page: Page, open_page: Open) -> None:
+    other = open_page("#%")
+    expect(other.locator("#notice")).to_contain_text("That session is gone")
+    write(other, "one ", 1)
+
+
 def test_forget_and_clear(page: Page) -> None:
     fresh = predictions(page)
     write(page, "rain in the ", 3)

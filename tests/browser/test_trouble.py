@@ -118,6 +118,7 @@ def test_a_key_is_asked_for_and_kept(browser: Browser) -> None:
             field.fill("wrong-wrong-wrong-wrong")
             field.press("Enter")
             expect(page.get_by_label("Key")).to_have_value("")
+            expect(page.locator("#notice")).to_contain_text("This server does not know that key.")
             page.get_by_label("Key").fill("open-sesame-open-sesame")
             page.get_by_role("button", name="Use it").click()
             expect(page.locator("#notice")).to_be_hidden()
@@ -167,3 +168,51 @@ def test_other_refusals_are_shown_and_generation_recovers_too(page: Page) -> Non
     expect(page.locator("#continue")).to_have_text("Continue for me")
     page.locator("#continue").click()
     at(page, 43)
+
+
+def test_more_than_the_server_takes_at_once_is_sent_in_parts(browser: Browser) -> None:
+    server = Server(max_words=100)
+    try:
+        with opened(browser, server.url) as page:
+            text = page.locator("#text")
+            text.fill("one, " * 150)
+            at(page, 300)
+            expect(page.locator("#notice")).to_be_hidden()
+            page.get_by_role("button", name="Clear").click()
+            at(page, 0)
+            text.fill("a" + "\U0001f600" * 151)  # no blank anywhere, and two units each
+            at(page, 152)
+            expect(page.locator("#written button").last).to_have_text("\U0001f600")
+    finally:
+        server.stop()
+
+
+def test_a_long_text_is_given_up_when_it_is_cleared(page: Page) -> None:
+    text = page.locator("#text")
+    bodies: list[str] = []
+    held: list[Route] = []
+
+    def hold(route: Route) -> None:
+        body = route.request.post_data_json
+        bodies.append(body.get("text", ""))
+        if len(bodies) == 2:
+            held.append(route)
+        else:
+            route.continue_()
+
+    page.route("**/v1/predict", hold)
+    text.fill("one two " * 10_000)
+    expect(page.locator("#remembered")).to_have_text("reading: 25.0 %")
+    page.get_by_role("button", name="Clear").click()
+    held[0].continue_()
+    at(page, 0)
+    expect(text).to_have_value("")
+    assert sum(map(len, bodies)) < 50_000, "the rest was not sent any more"
+
+
+def test_further_back_than_is_remembered(page: Page) -> None:
+    write(page, "one two three ", 3)
+    page.route("**/rewind", Refusing(409))
+    page.locator("#text").fill("two two three ")
+    at(page, 3)
+    expect(page.locator("#notice")).to_contain_text("The session goes less far back, or had gone on elsewhere: your")

@@ -86,6 +86,9 @@ def test_what_each_word_changed(page: Page) -> None:
         for values in zip(states[2], states[1], strict=True)
     ]
     assert shares == pytest.approx(means[::-1], abs=1e-5)
+    first = page.locator("#unrolled > li").first
+    expect(first.locator("canvas.state")).to_have_count(2)
+    expect(first.locator(".moved, canvas.change")).to_have_count(0)  # it is not known what was before
     heights = gauges.evaluate_all(
         "all => all.map(one => one.getBoundingClientRect().height / one.parentElement.clientHeight)"
     )
