@@ -19,19 +19,22 @@ class CandidateSampler:
     The candidates of a window are its own target words and `size` draws from the unigram distribution raised to 0.75
     (Mikolov et al. 2013). Each candidate's logit is lowered by the logarithm of the probability that it became one, so
     that over many windows the gradient is near the full softmax's.
+
+    A word that does not stand in the text is drawn as the rarest of those that do: else nothing would hold its
+    probability down, and in a fine-tuning, whose words are another text's, it would grow until the loss is over all
+    words.
     """
 
     def __init__(self, counts: NDArray[np.integer[Any]], size: int, targets_a_window: int) -> None:
-        """counts (V,): how often each word stands in the training text; every draw is one of those that do, and every
-        target must be. targets_a_window: how many targets `loss` is given at once.
-        """
+        """counts (V,): how often each word stands in the training text. targets_a_window: how many targets `loss` is
+        given at once."""
         unigram = counts / counts.sum()
-        proposal = unigram**0.75
+        proposal = np.maximum(counts, counts[counts > 0].min()) ** 0.75
         proposal /= proposal.sum()
         self._size = size
         self._cumulative = np.cumsum(proposal)
         absent = (1 - proposal) ** size * (1 - unigram) ** targets_a_window
-        with np.errstate(divide="ignore"):  # a word that is never a candidate
+        with np.errstate(divide="ignore"):  # a word that is never a candidate, where none are drawn
             self._log_inclusion = np.log1p(-absent).astype(np.float32)
 
     def draw(self, targets: NDArray[np.integer[Any]], random: np.random.Generator) -> NDArray[np.int32]:
