@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import unicodedata
 from collections import Counter
 from pathlib import Path
 
@@ -38,10 +39,23 @@ _FORMS = {
 }
 SLURS = "slurs"
 
+# What the tokenizer does not see, or sees as something else: between the letters of a word it would hide the word.
+_UNSEEN = re.compile("[\u00ad\u200b\u2060\ufeff]")
+_BLANKS = re.compile(r"[^\S\n ]")
+_HYPHENS = re.compile("[\u2010-\u2015\u2212]")
+
 
 def listed(word: str) -> bool:
     """Whether a word, in whatever case, is one of the slurs."""
     return hashlib.blake2b(word.lower().encode(), digest_size=_DIGEST_BYTES).hexdigest() in _SLURS
+
+
+def _plain(line: str) -> str:
+    """A line with the signs that the forms are made of."""
+    if line.isascii():
+        return line
+    line = unicodedata.normalize("NFC", _UNSEEN.sub("", line))
+    return _HYPHENS.sub("-", _BLANKS.sub(" ", line))
 
 
 class Screen:
@@ -67,6 +81,7 @@ class Screen:
         return why is None
 
     def _why(self, line: str) -> str | None:
+        line = _plain(line)
         for word in _WORDS.findall(line):
             slur = self._listed.get(word)
             if slur is None:
