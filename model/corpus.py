@@ -364,6 +364,9 @@ def _opened(path: Path) -> BufferedReader:
         raise CorpusError(f"{path}: no such file") from error
     except OSError as error:
         raise CorpusError(f"{path}: cannot be read: {error.strerror}") from error
+    if not file.seekable():
+        file.close()
+        raise CorpusError(f"{path}: this is a pipe, and a text is read more than once: write it to a file")
     start = len(_BYTE_ORDER_MARK) if file.read(len(_BYTE_ORDER_MARK)) == _BYTE_ORDER_MARK else 0
     file.seek(start)
     if not file.read(1):

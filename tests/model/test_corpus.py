@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import Counter
 from collections.abc import Callable
 from itertools import pairwise
@@ -200,6 +201,15 @@ def test_files_that_are_no_text_are_named(content: bytes, message: str, write: W
                 call()
             assert str(caught.value).startswith(f"{path}: {message}")
             assert "\n" not in str(caught.value)
+
+
+def test_a_pipe_is_no_file() -> None:
+    reader, writer = os.pipe()
+    os.write(writer, b"one two\n")
+    os.close(writer)
+    with pytest.raises(CorpusError, match="this is a pipe, and a text is read more than once: write it to a file"):
+        find_documents(Path(f"/dev/fd/{reader}"))
+    os.close(reader)
 
 
 def test_a_missing_file_is_told_before_any_work(write: Write, tmp_path: Path) -> None:
