@@ -26,9 +26,9 @@ class SoupError(ValueError):
 def write_soup(path: Path | str, artifacts: Sequence[Artifact], shares: Sequence[float], *, name: str) -> Artifact:
     """Write the model whose weights are the mean of those of `artifacts`, in proportion to `shares`.
 
-    Words, start and what is told of its training are those of the first; how its sessions best adapt is to be found
-    anew. Weights are stored in float16 if those of all models were. Raises SoupError where networks or words differ or
-    shares are no shares, ArtifactError where the model cannot be written.
+    Words, start and what is told of its training are those of the first, but for what was measured on that one; how its
+    sessions best adapt is to be found anew. Weights are stored in float16 if those of all models were. Raises SoupError
+    where networks or words differ or shares are no shares, ArtifactError where the model cannot be written.
     """
     first = artifacts[0]
     if len(artifacts) < 2:
@@ -56,7 +56,7 @@ def write_soup(path: Path | str, artifacts: Sequence[Artifact], shares: Sequence
         weights=weights,
         card=card + rows,
         training={
-            **first.training,
+            **{name: told for name, told in first.training.items() if name != "validation"},
             "mean_of": [{"model": one.id, "share": part} for one, part in zip(artifacts, parts, strict=True)],
         },
         dtype="float16" if all(_is_half(weight) for one in artifacts for weight in one.weights.values()) else "float32",

@@ -34,7 +34,7 @@ def write(path: Path, seed: int, dtype: Any = "float16", **changes: Any) -> Arti
             for name, shape in parameter_shapes(network).items()
         },
         "card": "A card.\n",
-        "training": {"of": path.name},
+        "training": {"of": path.name, "validation": {"validation/perplexity": 9.0}},
         "dtype": dtype,
     }
     return Artifact.write(path, **(fields | changes))
