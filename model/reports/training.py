@@ -26,7 +26,8 @@ def write(log: Log, title: str, out: Path) -> None:
 
     Raises OSError, with each file either new or untouched.
     """
-    loss = _curves(log, "loss (nats a word)", {"main/loss": "training", "validation/loss": "validation"})
+    losses = {"main/loss": "training", "main/candidate_loss": "training, over candidates"}
+    loss = _curves(log, "loss (nats a word)", losses | {"validation/loss": "validation"})
     powers = _curves(
         log, "perplexity", {"main/loss": "training", "validation/loss": "validation"}, of=_drawn_perplexity
     )

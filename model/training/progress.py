@@ -63,12 +63,13 @@ class ProgressBar(chainer.training.Extension):
             return
         self._drawn = now
         # The only look at the loss between validations: on a GPU each look waits for the device.
-        loss = float(observation["main/loss"])
+        what = "loss" if "main/loss" in observation else "candidate loss"
+        loss = float(observation[f"main/{what.replace(' ', '_')}"])
         if self._console.is_terminal:
-            self._bar.update(self._task, completed=iteration, figures=f"{speed:,.0f} words/s · loss {loss:.3f}")
+            self._bar.update(self._task, completed=iteration, figures=f"{speed:,.0f} words/s · {what} {loss:.3f}")
         else:
             left = timedelta(seconds=round((self._iterations - iteration) * self._words_an_iteration / speed))
-            self._console.print(f"{at} · loss {loss:.3f} · {left} left")
+            self._console.print(f"{at} · {what} {loss:.3f} · {left} left")
 
     def finalize(self) -> None:
         self._bar.stop()

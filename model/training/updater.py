@@ -96,8 +96,9 @@ class TruncatedBPTTUpdater(chainer.training.updaters.StandardUpdater):
         hidden = network(self.device.send(words))
         hidden = chainer.functions.reshape(hidden, (-1, hidden.shape[-1]))
         W, b = network.output_parameters()
-        if self._sampler is not None and self.iteration < self._sampled_until:
-            loss = self._sampler.loss(hidden, W, b, targets.ravel(), random)
+        sampler = self._sampler if self.iteration < self._sampled_until else None
+        if sampler is not None:
+            loss = sampler.loss(hidden, W, b, targets.ravel(), random)
         else:
             loss = linear_softmax_cross_entropy(hidden, W, b, self.device.send(targets.ravel()))
         objective = loss if network.penalty is None else loss + network.penalty
@@ -114,7 +115,9 @@ class TruncatedBPTTUpdater(chainer.training.updaters.StandardUpdater):
             )
         if iterator.is_new_epoch:
             network.state = network.zero_state(iterator.batch_size)
-        chainer.report({"main/loss": self._processes.mean(loss.array), "main/gradient_norm": self._clipping.norm})
+        # Over candidates it is no estimate of the loss over all words: only its gradient is.
+        name = "main/loss" if sampler is None else "main/candidate_loss"
+        chainer.report({name: self._processes.mean(loss.array), "main/gradient_norm": self._clipping.norm})
 
     def serialize(self, serializer: Any) -> None:
         super().serialize(serializer)
