@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -24,7 +25,7 @@ def command(
         Path | None,
         typer.Option(
             help="The folder that holds the recipe's files, or one UTF-8 text file to train on instead of them: of its "
-            "words those that come twice, up to as many as the recipe says."
+            "words those that come twice, up to as many as the recipe says; all where it says none."
         ),
     ] = None,
     out: Annotated[
@@ -36,7 +37,11 @@ def command(
     ] = "auto",
     tf32: Annotated[
         bool,
-        typer.Option("--tf32", help="On a GPU: tensor cores multiply, factors rounded to 10 bits (TF32)."),
+        typer.Option(
+            "--tf32",
+            help="On a GPU: tensor cores multiply, factors rounded to 10 bits (TF32). To go on with --resume, say it "
+            "again.",
+        ),
     ] = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the snapshot in --out, on the text kept there.")
@@ -62,7 +67,8 @@ def command(
     """Train a model in Chainer by a recipe.
 
     Writes a snapshot every two minutes and on Ctrl-C (a second Ctrl-C stops at once); --resume goes on from it and
-    ends with the same weights as if nothing had happened. The model is then in OUT/model: nextword serve --model
+    ends with the same weights as if nothing had happened: on a CPU to the bit, on a GPU but for the order of some sums.
+    The model is then in OUT/model: nextword serve --model
     OUT/model. What is held out for nextword evaluate is in OUT/held-out: whole documents, which
     blank lines set apart; of a text of yours only if it has some hundreds of them.
 
@@ -77,6 +83,7 @@ def command(
 
     from model.artifact import Artifact, ArtifactError
     from model.corpus import CorpusError
+    from model.devices import cuda_failure, no_cuda_expected
     from model.training import recipe as recipes
     from model.training.processes import MPIError, MPIProcesses, Processes
 
@@ -88,7 +95,7 @@ def command(
         raise typer.BadParameter(f"name one of {', '.join(recipes.names())}, or a .toml file", param_hint="--recipe")
     try:
         from model.training.data import prepare
-        from model.training.folder import MODEL, FolderError
+        from model.training.folder import MODEL, FolderError, claimed
         from model.training.heap import keep_freed_memory
         from model.training.trainer import TrainingError, open_device, train
 
@@ -100,14 +107,20 @@ def command(
     # Rich's own line breaks would cut the lines of a log.
     console = Console(stderr=True, highlight=False, soft_wrap=True, quiet=not processes.first)
     keep_freed_memory()
-    with processes.one_fate():
+    with processes.one_fate(), ExitStack() as claims:
         try:
             chosen = processes.share(lambda: recipes.load(recipe))
             base = processes.share(lambda: None if base_model is None else Artifact.load(base_model))
             if base is not None:
-                chosen = chosen.continuing(base)
+                chosen = chosen.continuing(base, own_text=data is not None)
+            if tf32:
+                chosen = chosen.rounding()
             folder = out if out is not None else Path("out") / chosen.name
-            chainer_device = open_device("cpu" if distributed else device, tf32=tf32)
+            chainer_device = open_device("cpu" if distributed else device, tf32=chosen.training.tf32)
+            failure = cuda_failure()
+            if device == "auto" and failure and not no_cuda_expected() and not distributed:
+                console.print(f"training on the CPU: {failure}", markup=False)
+            processes.share(lambda: claims.enter_context(claimed(folder)))
             vocabulary = None if base is None else base.tokenizer
             prepared = processes.share(
                 lambda: prepare(chosen, data, folder, resume=resume, console=console, vocabulary=vocabulary)
@@ -130,6 +143,12 @@ def command(
             )
         except (recipes.RecipeError, CorpusError, FolderError, TrainingError, ArtifactError) as error:
             _stop(str(error), processes)
+        except MemoryError as error:
+            _stop(
+                f"there is not enough memory for it: {' '.join(str(error).split())}. Take a smaller batch_size, window "
+                "or network in a copy of the recipe; what was in the folder before is whole",
+                processes,
+            )
         except KeyboardInterrupt:
             _stop("stopped at once; what was in the folder before is whole", processes, INTERRUPTED)
     if artifact is None:

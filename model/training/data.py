@@ -33,7 +33,17 @@ from model.corpus import (
 from model.corpus import Progress as OnBytes
 from model.tokenizer import END, POLICIES, UNKNOWN, Tokenizer, TokenizerError
 from model.training.batches import ParallelSequentialIterator
-from model.training.folder import HELD_OUT, IDS, RECIPE, TOKENIZER, FolderError, check_free, read_arrays, write_arrays
+from model.training.folder import (
+    HELD_OUT,
+    IDS,
+    RECIPE,
+    SNAPSHOT,
+    TOKENIZER,
+    FolderError,
+    check_free,
+    read_arrays,
+    write_arrays,
+)
 from model.training.penn_treebank import penn_treebank
 from model.training.recipe import RECIPES, Recipe, RecipeError
 from model.training.screen import Screen
@@ -63,12 +73,14 @@ class TrainingData:
             if "validation/perplexity" in validation
             else "not measured"
         )
+        begun = f"| began with | {recipe.base_model} |\n" if recipe.base_model else ""
         return (
             f"# {recipe.name}\n\n{recipe.description}\n\n"
             f"| | |\n| --- | --- |\n"
             f"| network | `{json.dumps(recipe.network)}` |\n"
             f"| parameters | {parameters:,} |\n"
             f"| vocabulary | {len(self.tokenizer):,} words |\n"
+            f"{begun}"
             f"| training text | {len(self.train):,} words, {recipe.training.epochs:g} epochs |\n"
             f"| validation text (first {recipe.training.validation_words:,} words at most) | {figures} |\n\n"
             f"## What a word is\n\n{POLICIES[recipe.data.policy]}\n"
@@ -134,6 +146,9 @@ def _kept(recipe: Recipe, out: Path) -> TrainingData:
         before = Recipe.model_validate_json((out / RECIPE).read_bytes())
     except (OSError, ValidationError) as error:
         raise FolderError(f"{out / RECIPE}: missing or damaged; choose another --out and start anew") from error
+    if recipe.base_model is not None and (out / SNAPSHOT).exists():
+        # The base model's weights count no more, and its id changes with all that is measured on it.
+        recipe = recipe.model_copy(update={"base_model": before.base_model})
     if differences := recipe.differs_from(before):
         raise RecipeError(
             f"{out} holds a training by another recipe: there {'; '.join(differences)}: choose another --out"

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import zipfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -39,6 +40,35 @@ def check_free(out: Path) -> None:
         raise FolderError(f"{out} holds a training already: go on with --resume, or choose another --out")
     if taken and RECIPE not in taken:
         raise FolderError(f"{out} holds {', '.join(taken)}, which a training would overwrite: choose another --out")
+
+
+@contextmanager
+def claimed(out: Path) -> Iterator[None]:
+    """The folder `out`, made if need be, for this process alone; one that stays empty is removed again.
+
+    Raises FolderError where another process has it, or where it cannot be made.
+    """
+    made = [folder for folder in (out, *out.parents) if not folder.exists()]
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(out, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise FolderError(f"cannot write to {out}: {error.strerror or error}") from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise FolderError(
+                f"another training is running in {out}: wait for its end, or choose another --out"
+            ) from error
+        except OSError:
+            pass  # a file system without locks
+        yield
+    finally:
+        os.close(descriptor)
+        with suppress(OSError):
+            for folder in made:
+                folder.rmdir()
 
 
 @contextmanager

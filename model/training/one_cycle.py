@@ -1,4 +1,5 @@
-"""One cycle of a high learning rate, with the momentum in its opposite (Smith 2018, arXiv:1803.09820)."""
+"""One cycle of a high learning rate, with the momentum in its opposite (after Smith 2018, arXiv:1803.09820,
+whose rate rises and falls evenly; this one rises fast, and stays at its peak before it falls)."""
 
 from __future__ import annotations
 

@@ -138,6 +138,8 @@ class Training(_Table):
     #: Words of the validation text that are looked at.
     validation_words: int = Field(default=50_000, ge=2)
     seed: int = Field(default=0, ge=0, lt=2**32)
+    #: On a GPU: tensor cores multiply matrices, whose factors are rounded to 10 bits (TF32).
+    tf32: bool = False
 
     @model_validator(mode="after")
     def _one_cycle_is_whole(self) -> Self:
@@ -190,14 +192,21 @@ class Recipe(_Table):
             )
         return self
 
-    def continuing(self, base: Artifact) -> Recipe:
+    def rounding(self) -> Recipe:
+        """This recipe with `training.tf32`."""
+        return self.model_copy(update={"training": self.training.model_copy(update={"tf32": True})})
+
+    def continuing(self, base: Artifact, *, own_text: bool) -> Recipe:
         """This recipe, beginning with the weights of `base`: its network and vocabulary take the place of the recipe's.
 
-        Raises RecipeError where the training asks for what that network has not, and where the text is not read from
-        files, so that it has words of its own.
+        own_text: whether the text is given, and not the recipe's own. Raises RecipeError where the training asks for
+        what that network has not, and where the recipe's own text has words of its own.
         """
-        if self.data.simple_sequence or self.data.fetched:
-            raise RecipeError(f"the recipe {self.name} brings its own words, and --base-model {base.id} knows others")
+        if not own_text and (self.data.simple_sequence or self.data.fetched):
+            raise RecipeError(
+                f"the recipe {self.name} brings its own words, and --base-model {base.id} knows others: name a text of "
+                "yours with --data"
+            )
         fields = self.model_dump()
         network = {name: value for name, value in base.network.items() if name != "vocabulary_size"}
         data = {"policy": base.tokenizer.policy, "vocabulary_size": len(base.tokenizer)}

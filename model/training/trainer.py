@@ -16,7 +16,7 @@ from rich.console import Console
 from model.artifact import Artifact, ArtifactError
 from model.compat import chainer
 from model.cuda.device import cupy_device
-from model.devices import cuda_device_count
+from model.devices import cuda_device_count, cuda_failure
 from model.networks import NextWordNetwork, build
 from model.networks.awd_lstm import AWDLSTM
 from model.reports import training as report
@@ -61,8 +61,8 @@ def open_device(name: str, *, tf32: bool = False) -> Any:
         raise TrainingError(f"no device {name!r}: choose auto, cpu, or cuda:0, cuda:1, ...")
     if int(index) >= count:
         raise TrainingError(
-            f"device {name} does not answer: {count} CUDA devices found. Choose auto or cpu, or see that the driver "
-            f"runs and CuPy is installed: pip install 'nextword[cuda13]'"
+            f"device {name} does not answer: {cuda_failure() or f'{count} CUDA devices found'}. Choose auto or cpu, or "
+            "see that the driver runs and CuPy is installed"
         )
     device = chainer.get_device(f"@cupy:{int(index)}")
     device.use()
@@ -86,7 +86,8 @@ def train(
 ) -> Artifact | None:
     """Train and write `out/model`; returns it, or None when it was interrupted (a snapshot is then in `out`).
 
-    With `base`, whose vocabulary `data` has and whose network `recipe`, the weights are those of that model at first.
+    With `base`, whose vocabulary `data` has and whose network `recipe`, the weights are those of that model at first,
+    and texts start as its do.
     With `resume` goes on from `out/snapshot.npz`, or from the start where none was saved yet. Leaves there the
     snapshot, Chainer's `log`, and `training.html`, `loss.png` and `perplexity.png`, redrawn at each validation. Raises
     TrainingError, and ValueError for a text that is too short for the recipe.
@@ -100,6 +101,7 @@ def train(
         )
     chainer.global_config.dtype = np.float32
     np.random.seed(settings.seed)  # Chainer's initialisers draw from the global generator
+    start = data.start if base is None else base.start
     network = _network(recipe, len(data.tokenizer))
     if base is not None:
         for name, weight in network.weights.items():
@@ -136,7 +138,7 @@ def train(
         trainer.extend(LearningRate(settings, total), trigger=At(1, total))
         trainer.extend(Snapshot(snapshot_seconds, processes), trigger=At(1, total))
         averaging = _averaging(network, settings, total)
-        log = _look_on(trainer, data, recipe, total, averaging, console) if processes.first else None
+        log = _look_on(trainer, data, recipe, total, averaging, start, console) if processes.first else None
         try:
             if processes.share(lambda: resume and (out / SNAPSHOT).exists()):
                 snapshot.load(out / SNAPSHOT, trainer, processes)
@@ -154,7 +156,7 @@ def train(
                     f"interrupted at iteration {updater.iteration:,} of {total:,}; --resume goes on from there"
                 )
                 return None
-            return processes.share(lambda: _write_model(recipe, network, data, averaging, log, out))
+            return processes.share(lambda: _write_model(recipe, network, data, averaging, start, log, out))
         except DivergedError as error:
             kept = f"; {out / SNAPSHOT} is from before and whole" if (out / SNAPSHOT).exists() else ""
             raise TrainingError(
@@ -210,6 +212,7 @@ def _look_on(
     recipe: Recipe,
     total: int,
     averaging: WeightAveraging | None,
+    start: str | None,
     console: Console,
 ) -> Any:
     """Give the trainer what measures, logs, draws and tells; returns the LogReport. The first to run stand first."""
@@ -223,8 +226,8 @@ def _look_on(
 
     if averaging is not None:
         trainer.extend(averaging, trigger=always)
-    start = None if data.start is None else data.tokenizer.id_of(data.start)
-    trainer.extend(Validation(network, data.valid, start, settings, averaging), trigger=at_validation)
+    start_id = None if start is None else data.tokenizer.id_of(start)
+    trainer.extend(Validation(network, data.valid, start_id, settings, averaging), trigger=at_validation)
     log = chainer.training.extensions.LogReport(
         trigger=at_entry,
         postprocess=lambda entry: entry.update(epoch_detail=iterator.epoch_detail),
@@ -269,6 +272,7 @@ def _write_model(
     network: NextWordNetwork,
     data: TrainingData,
     averaging: WeightAveraging | None,
+    start: str | None,
     log: Any,
     out: Path,
 ) -> Artifact:
@@ -281,7 +285,7 @@ def _write_model(
         out / MODEL,
         name=recipe.name,
         network=network.arguments,
-        start=data.start,
+        start=start,
         tokenizer=data.tokenizer,
         weights=network.weights,
         card=data.card(recipe, network.count_params(), validation),

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from app.cli import application
 from model.artifact import Artifact
 from model.training import recipe as recipes
+from model.training.folder import claimed
 from tests.model.training import process
 from tests.model.training.process import Process
 from tests.model.training.texts import write_recipe, write_text
@@ -101,7 +102,7 @@ def test_a_recipe_is_needed() -> None:
         (["--recipe", "shakespeare"], r"no recipe 'shakespeare'; there are .*simple-sequence"),
         (
             ["--recipe", "simple-sequence", "--device", "cuda:7"],
-            r"device cuda:7 does not answer: \d+ CUDA devices found",
+            r"device cuda:7 does not answer: (\d+ CUDA devices found|CuPy is not installed|the CUDA driver|no CUDA)",
         ),
         (
             ["--recipe", "simple-sequence", "--distributed", "--device", "cuda:0"],
@@ -143,12 +144,31 @@ def test_a_training_is_not_started_over_another(small: list[object], tmp_path: P
     assert "holds a training by another recipe: there training." in other.stderr
 
 
+def test_one_training_at_a_time_is_in_a_folder(small: list[object], tmp_path: Path) -> None:
+    with claimed(tmp_path / "out [1]"):
+        result = run(*small)
+    assert result.exit_code == 2
+    assert f"another training is running in {tmp_path / 'out [1]'}: wait for its end, or choose" in result.stderr
+    assert not (tmp_path / "out [1]").exists()
+    assert run(*small).exit_code == 0
+
+
+def test_too_little_memory_is_told(small: list[object], tmp_path: Path) -> None:
+    huge = {"kind": "lstm_stack", "embedding_size": 1_000_000, "hidden_sizes": [1_000_000]}
+    result = run("--recipe", write_recipe(tmp_path / "huge.toml", network=huge), *small[2:])
+    assert result.exit_code == 2
+    assert re.search(
+        "nextword train: there is not enough memory for it: Unable to allocate .* Take a smaller", result.stderr
+    )
+
+
 def test_fine_tuning_begins_with_the_weights_and_words_of_the_base_model(small: list[object], tmp_path: Path) -> None:
     assert run(*small).exit_code == 0
     folder = tmp_path / "out [1]" / "model"
     base = Artifact.load(folder)
     text = tmp_path / "letters.txt"
-    text.write_text(write_text(tmp_path / "more.txt", 80).read_text().replace("cat", "wolf"))
+    # In one line, which does not change where texts begin.
+    text.write_text(write_text(tmp_path / "more.txt", 80).read_text().replace("cat", "wolf").replace("\n", " "))
     # Too slow to change a weight's float16; another network, which is not asked for.
     still = write_recipe(
         tmp_path / "still.toml",
@@ -167,10 +187,15 @@ def test_fine_tuning_begins_with_the_weights_and_words_of_the_base_model(small: 
         name: weight.tobytes() for name, weight in base.weights.items()
     }
     assert tuned.training["recipe"]["base_model"] == base.id
+    assert f"| began with | {base.id} |" in tuned.card
+    assert tuned.start == base.start == "<eos>"
     assert (
         f"fine-tuning {base.id}: its network and its {len(base.tokenizer):,} words take the place of those of the "
         "recipe still\n" in result.stderr
     )
+    assert run(*fine, "--resume").stdout == result.stdout
+    (folder / "MODEL_CARD.md").write_text("Measured since, so that its id is another one.\n")
+    assert Artifact.load(folder).id != base.id
     assert run(*fine, "--resume").stdout == result.stdout
     alone = run("--recipe", still, "--out", tmp_path / "fine", "--resume")
     assert alone.exit_code == 2
@@ -219,10 +244,19 @@ def test_a_recipe_that_does_not_fit_the_base_model(
     assert run("--recipe", gru, "--data", text, "--device", "cpu").exit_code == 0
     dropout = write_recipe(tmp_path / "dropout.toml")
     (tmp_path / "named.toml").write_text("base_model = 'small@1'\n" + dropout.read_text())
-    result = run("--recipe", recipe, "--data", text, "--base-model", "out/small/model", "--out", "fine")
+    data = ["--data", text] if recipe.endswith(".toml") else []
+    result = run("--recipe", recipe, *data, "--base-model", "out/small/model", "--out", "fine")
     assert result.exit_code == 2
     assert re.fullmatch(rf"nextword train: .*{message}.*\n", result.stderr)
     assert not Path("fine").exists()
+
+
+def test_a_text_of_ones_own_fits_a_recipe_that_brings_words(small: list[object], tmp_path: Path) -> None:
+    assert run(*small).exit_code == 0
+    base = tmp_path / "out [1]" / "model"
+    fine = ["--recipe", "simple-sequence", *small[2:4], "--base-model", base, "--device", "cpu"]
+    assert run(*fine, "--out", tmp_path / "fine").exit_code == 0
+    assert Artifact.load(tmp_path / "fine" / "model").tokenizer.vocabulary == Artifact.load(base).tokenizer.vocabulary
 
 
 def test_a_diverged_training(small: list[object], tmp_path: Path) -> None:

@@ -169,8 +169,12 @@ def test_copies_are_read_more_often_and_change_neither_vocabulary_nor_held_out_t
     assert data.tokenizer.vocabulary == plain.tokenizer.vocabulary
     assert data.valid.tolist() == plain.valid.tolist()
     assert same_held_out == held_out
-    assert len(plain.train) < len(data.train) < 3 * len(plain.train)
     assert lines.keys() == more_lines.keys()
+    preparing.out = preparing.folder / "alone"
+    alone = preparing(
+        preparing.folder, data={"policy": "english", "documents": {"often.txt": 1.0}, "held_out_every": 5}
+    )
+    assert len(data.train) == len(plain.train) + 2 * len(alone.train)
 
 
 def test_files_that_are_split_already(preparing: Preparing) -> None:

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from model.training.folder import FolderError, check_free, replacing
+from model.training.folder import FolderError, check_free, claimed, replacing
 
 
 def test_a_file_is_replaced_when_the_new_one_is_whole(tmp_path: Path) -> None:
@@ -13,6 +13,25 @@ def test_a_file_is_replaced_when_the_new_one_is_whole(tmp_path: Path) -> None:
         assert path.read_text() == "old"
     assert path.read_text() == "new"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_is_claimed_by_one_and_vanishes_if_it_stays_empty(tmp_path: Path) -> None:
+    out = tmp_path / "a" / "b"
+    with claimed(out):
+        with pytest.raises(FolderError, match="another training is running in"), claimed(out):
+            pass
+        assert out.is_dir()
+    assert list(tmp_path.iterdir()) == []
+    with claimed(out):
+        (out / "model").touch()
+    with claimed(out):
+        pass
+    assert list(out.iterdir()) == [out / "model"]
+    with (
+        pytest.raises(FolderError, match=r"cannot write to .*model: (File exists|Not a directory)"),
+        claimed(out / "model"),
+    ):
+        pass
 
 
 @pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])

@@ -147,3 +147,4 @@ def test_what_makes_another_training(tmp_path: Path) -> None:
     assert one.differs_from(load(str(same))) == []
     other = load(str(write_recipe(tmp_path / "other.toml", window=13)))
     assert one.differs_from(other) == ["training.window is 13, not 12"]
+    assert one.differs_from(one.rounding()) == ["training.tf32 is True, not False"]
