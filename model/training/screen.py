@@ -42,7 +42,7 @@ SLURS = "slurs"
 # What the tokenizer does not see, or sees as something else: between the letters of a word it would hide the word.
 _UNSEEN = re.compile("[\u00ad\u200b\u2060\ufeff]")
 _BLANKS = re.compile(r"[^\S\n ]")
-_HYPHENS = re.compile("[\u2010-\u2015\u2212]")
+_HYPHENS = re.compile("[\u2010\u2011]")  # no dashes: those stand in ranges of years
 
 
 def listed(word: str) -> bool:

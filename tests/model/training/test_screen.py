@@ -40,7 +40,7 @@ def slurs(monkeypatch: pytest.MonkeyPatch) -> None:
         # As they are after the tokenizer's normalisation.
         (f"You {SLUR[:2]}\u00ad{SLUR[2:]}!", "slurs"),
         ("Write to j\u200bane@mail.exam\u00adple.org.", "e-mail addresses"),
-        ("Call 202\u2011418\u20130069", "telephone numbers"),
+        ("Call 202\u2011418\u20100069", "telephone numbers"),
         ("ring +44\u00a020\u00a07946\u00a00958 now", "telephone numbers"),
         ("He lives at 16\u00a0Ivy\u00a0Lane.", "street addresses"),
     ],
@@ -56,6 +56,7 @@ def test_lines_that_go(line: str, why: str) -> None:
     [
         "From 1998-2004 there were 2,000,000 of them, 3.14159 each.",
         "The war of 1939-1945, pages 100-2004.",
+        "Ferdowsi (940\u20131025) was a poet.",
         "In the 2014 Supreme Court term 5 people drove down the street.",
         "user@ and @user, and me @ home",
         "12 Angry Men is a film; 3 Red Lights too.",
