@@ -39,7 +39,11 @@ def _restore_numpy_sctypes() -> None:
 
 
 def _without_cudnn() -> None:
-    if importlib.util.find_spec("cupy") is not None and importlib.util.find_spec("cupy.cudnn") is None:
+    try:
+        cupy, cudnn = (importlib.util.find_spec(name) for name in ("cupy", "cupy.cudnn"))
+    except ImportError:  # there is none, or one that does not load, which Chainer takes for none
+        return
+    if cupy is not None and cudnn is None:
         os.environ.setdefault("CHAINER_CUDNN", "0")
 
 

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from importlib.metadata import version
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -49,6 +50,15 @@ def test_the_environment_is_not_changed_without_cupy() -> None:
         pytest.skip("CuPy is installed here")
     run = python("import os; import model.compat; print(os.environ.get('CHAINER_CUDNN'))")
     assert run.stdout == "None\n"
+
+
+def test_a_cupy_that_does_not_load_is_none(tmp_path: Path) -> None:
+    (tmp_path / "cupy.py").write_text("raise ImportError('libcublas.so.13: cannot open shared object file')")
+    run = python(
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r});"
+        "from model.compat import chainer; print(chainer.backends.cuda.available)"
+    )
+    assert run.stdout == "False\n", run.stderr
 
 
 def test_what_a_language_model_needs_works() -> None:
