@@ -20,9 +20,9 @@ from model.runtimes.base import Runtime
 
 log = logging.getLogger("nextword")
 
-#: How often a runtime that failed is tried again.
+#: How often a runtime that failed is tried again, and for how long before it is given up (`Scheduler.lost`).
 PROBE_SECONDS = 5.0
-
+LOST_SECONDS = 60.0
 
 #: How long the engine thread may take to end.
 STOP_SECONDS = 5.0
@@ -61,6 +61,7 @@ class Scheduler:
         self.status = Status.STARTING
         self.loaded = False  # from when on there are `states`, a `runtime` and an `engine`
         self.failure: BaseException | None = None
+        self.failed_at: float | None = None  # by `perf_counter`, while the runtime does not work
         self.in_flight = 0
         self.states: States
         self.runtime: Runtime
@@ -106,6 +107,12 @@ class Scheduler:
     def reason(self) -> str:
         """Why there is no work taken, for one who asks while the status is not READY."""
         return _REASONS.get(self.status, self.status.value)
+
+    @property
+    def lost(self) -> bool:
+        """Whether the runtime has failed for so long that only another process helps: after some errors of a GPU, every
+        call fails until the process ends."""
+        return self.failed_at is not None and perf_counter() - self.failed_at >= LOST_SECONDS
 
     def admit(self) -> None:
         """Count one request more. Raises `UnavailableError` before any work is done for it."""
@@ -265,6 +272,7 @@ class Scheduler:
         """The runtime is at fault: tell everybody, then wait until it works again."""
         log.error("the engine failed, the service is not ready: %s", error, exc_info=error)
         failure = error if isinstance(error, RuntimeFailedError) else RuntimeFailedError(str(error))
+        self.failed_at = perf_counter()
         self._loop.call_soon_threadsafe(self._turn, Status.READY, Status.FAILED)
         self._loop.call_soon_threadsafe(self._deliver, self.engine.give_up(failure))
         while True:
@@ -272,6 +280,7 @@ class Scheduler:
                 jobs = self._joining.get(timeout=PROBE_SECONDS)
             except queue.Empty:
                 if self.engine.well():
+                    self.failed_at = None
                     self._loop.call_soon_threadsafe(self._turn, Status.FAILED, Status.READY)
                     log.warning("the engine works again")
                     return []

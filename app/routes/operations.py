@@ -36,9 +36,11 @@ def router(service: Service, metrics: Metrics | None, problem: dict[int | str, d
 
     documented: dict[int | str, dict[str, Any]] = {200: {"model": ModelReply}, **problem}
 
-    @routes.get("/livez", responses=_tells("alive") | openapi.problems(*_KEPT))
+    @routes.get("/livez", responses=_tells("alive") | openapi.problems(*_KEPT, 503))
     async def livez() -> Response:
-        """200 as long as the process answers at all."""
+        """200 as long as the process answers; 503 when its runtime has failed for a minute: start another."""
+        if scheduler.lost:
+            raise UnavailableError("the runtime has failed for a minute: end this process, and start another one")
         return Response(b'{"status":"alive"}', media_type="application/json")
 
     @routes.get("/readyz", responses=_tells("ready") | openapi.problems(*_KEPT, 503))

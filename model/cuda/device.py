@@ -93,6 +93,7 @@ class CupyDevice:
         with self.xp.cuda.Device(index):
             self._stream = self.xp.cuda.Stream(non_blocking=True)
             self._cublas = Cublas(self.xp)
+        self.tf32 = False  # whatever CUPY_TF32 says
         self._recording_for: int | None = None  # the stream that what is being recorded will run in
 
     @property
@@ -144,17 +145,20 @@ class CupyDevice:
                 raise
             finally:
                 self._recording_for = None
-            try:
-                graph = stream.end_capture()
-            except self.xp.cuda.runtime.CUDARuntimeError as error:
-                if error.status == _ERROR_MEMORY_ALLOCATION:
-                    raise MemoryError(f"no memory for a CUDA graph: {error}") from error
-                raise
-        replay: Callable[[], None] = graph.launch
-        return replay
+            graph = self._within_memory(stream.end_capture)
+        return functools.partial(self._within_memory, graph.launch)
+
+    def _within_memory(self, call: Callable[..., Any], *arguments: Any) -> Any:
+        """What CUDA itself has no memory for is a MemoryError, too: CuPy says so of its own arrays only."""
+        try:
+            return call(*arguments)
+        except self.xp.cuda.runtime.CUDARuntimeError as error:
+            if error.status == _ERROR_MEMORY_ALLOCATION:
+                raise MemoryError(f"CUDA has no memory left: {error}") from error
+            raise
 
     def pinned(self, size: int) -> NDArray[np.uint8]:
-        return np.frombuffer(self.xp.cuda.alloc_pinned_memory(size), np.uint8, size)
+        return np.frombuffer(self._within_memory(self.xp.cuda.alloc_pinned_memory, size), np.uint8, size)
 
     def copy_in(self, array: Array, host: NDArray[Any]) -> None:
         self._copy(array.data.ptr, host.ctypes.data, host.nbytes, _HOST_TO_DEVICE)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Hashable
 
 from model.cuda.device import Device
+
+log = logging.getLogger("nextword")
 
 
 class Recordings:
@@ -21,7 +24,8 @@ class Recordings:
         """`work`, which queues the same each time it is called with this key.
 
         The first time it runs as it is, for what is needed to run it is loaded then, which cannot be recorded; from
-        the second time on only the recording runs. Where there was no memory for one, it always runs as it is.
+        the second time on only the recording runs. Where none could be made, it always runs as it is. That is no error:
+        the work has been done by then, and whoever heard of one would do it again.
         """
         replay = self._recorded.get(key)
         if replay is not None:
@@ -31,4 +35,7 @@ class Recordings:
         try:
             self._recorded[key] = self._device.record(work)
         except self._device.memory_errors:
+            self._recorded[key] = work
+        except Exception as error:
+            log.warning("not recorded, and slower for it: %s", error)
             self._recorded[key] = work

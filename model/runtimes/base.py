@@ -62,6 +62,10 @@ class WordsProjection:
     log_probabilities: Floats  # (R, N), of the words named
 
 
+class StateLostError(RuntimeError):
+    """The device failed while it computed this state, so nobody knows it; the one before is as it was."""
+
+
 class DeviceMemoryError(RuntimeError):
     """The device that computes has no memory left for this; what needs less can still be computed."""
 

@@ -2,19 +2,23 @@
 
 The words that a batch consumes are not launched by themselves but with what is asked next, nearly always what may come
 after them: a step of the service is one launch. They are on their way before anything else is done.
+
+What was launched in vain is not launched again, for it may have run in part: the states are lost then, and whoever asks
+for one is told so, until it is written or cleared. Only where there was no memory for the launch nothing has run.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
 from model.cuda.device import Array
 from model.cuda.network import NO_MOVES, Moves, Source
-from model.runtimes.base import Floats, Ids, State
+from model.runtimes.base import DeviceMemoryError, Floats, Ids, State, StateLostError
 from model.runtimes.cuda_outputs import CudaAside, CudaOutputs
 from model.runtimes.residency import HOST, ZERO, Placement, Residency
 from model.runtimes.slab import HostRows
@@ -53,7 +57,8 @@ class CudaSlab(CudaOutputs):
         self.residency = Residency(slots, rows)
         super().__init__(runtime, Source(key, self._states, stride, runtime.network.columns[-1]))
         self._asides = itertools.count()
-        self._moves: Moves | None = None  # of the last batch, if it still waits to be launched
+        self._waiting: tuple[Moves, Ids] | None = None  # those of the last batch, and its slots, if not launched yet
+        self._lost: set[int] = set()  # slots
         # Of one launch: as many sources and as many slots have to be there together.
         self._most = min(runtime.most, rows // 2)
 
@@ -79,7 +84,8 @@ class CudaSlab(CudaOutputs):
 
             def work(piece: slice = piece) -> None:
                 placed = self._place(sources[piece], slots[piece])
-                self._moves = Moves(ids[piece], placed.sources, placed.rows)
+                self._found(slots[piece])
+                self._waiting = Moves(ids[piece], placed.sources, placed.rows), slots[piece]
 
             self._settled(work)
 
@@ -90,11 +96,10 @@ class CudaSlab(CudaOutputs):
             answers = []
             for piece in self._pieces(len(numbers)):
                 rows = self._place(numbers[piece]).sources
-                answers.append(ask(piece, rows, self._moves or NO_MOVES))
-                self._moves = None
+                answers.append(self._launch(partial(ask, piece, rows)))
             return answers
 
-        return self._runtime.compute(work)
+        return self._compute(work)
 
     def aside(self, places: int) -> CudaAside:
         key = f"{self._source.key}, aside {next(self._asides)}"
@@ -113,6 +118,7 @@ class CudaSlab(CudaOutputs):
     def hidden(self, slots: Sequence[int] | Ids, /) -> Floats:
         def work() -> Floats:
             wanted = np.asarray(slots, np.int64)
+            self._check(wanted)
             rows = self.residency.find(wanted)
             values = self._host.hidden(wanted)
             there = rows != HOST
@@ -124,6 +130,7 @@ class CudaSlab(CudaOutputs):
     def read(self, slots: Sequence[int] | Ids) -> State:
         def work() -> State:
             wanted = np.asarray(slots, np.int64)
+            self._check(wanted)
             rows = self.residency.find(wanted)
             state = self._host.read(wanted)
             there = rows != HOST
@@ -136,16 +143,16 @@ class CudaSlab(CudaOutputs):
     def write(self, slots: Sequence[int] | Ids, state: State) -> None:
         def work() -> None:
             self._host.write(slots, state)
-            self.residency.forget(np.asarray(slots, np.int64), HOST)
+            self._forget(np.asarray(slots, np.int64), HOST)
 
         self._settled(work)
 
     def clear(self, slots: Sequence[int] | Ids) -> None:
-        self._settled(lambda: self.residency.forget(np.asarray(slots, np.int64)))
+        self._settled(lambda: self._forget(np.asarray(slots, np.int64)))
 
     def trim(self, free: Ids) -> None:
         def work() -> None:
-            self.residency.forget(free)
+            self._forget(free)
             self._host.trim(free)
 
         self._settled(work)
@@ -157,14 +164,52 @@ class CudaSlab(CudaOutputs):
             self._settle()
             return work()
 
-        return self._runtime.compute(settled)
+        return self._compute(settled)
+
+    def _compute(self, work: Callable[[], T]) -> T:
+        try:
+            return self._runtime.compute(work)
+        except DeviceMemoryError:
+            self._lose()
+            raise
 
     def _settle(self) -> None:
-        if self._moves is not None:
-            self._runtime.advance_rows(self._source, self._moves)
-            self._moves = None
+        if self._waiting is not None:
+            self._launch(partial(self._runtime.advance_rows, self._source))
+
+    def _launch(self, launch: Callable[[Moves], T]) -> T:
+        """`launch`, with the words that wait."""
+        try:
+            answer = launch(NO_MOVES if self._waiting is None else self._waiting[0])
+        except self._runtime.on.memory_errors:
+            raise  # and nothing has run: tried once more where there is memory
+        except Exception:
+            self._lose()
+            raise
+        self._waiting = None
+        return answer
+
+    def _lose(self) -> None:
+        """The states after the words that wait are not to be had."""
+        if self._waiting is not None:
+            self._lost.update(self._waiting[1].tolist())
+            self._waiting = None
+
+    def _check(self, slots: Ids) -> None:
+        if self._lost and not self._lost.isdisjoint(slots.tolist()):
+            raise StateLostError("the device failed while it computed this state")
+
+    def _found(self, slots: Ids) -> None:
+        if self._lost:
+            self._lost.difference_update(slots.tolist())
+
+    def _forget(self, slots: Ids, place: int = ZERO) -> None:
+        """These slots' states are at `place` from now on."""
+        self._found(slots)
+        self.residency.forget(slots, place)
 
     def _place(self, sources: Ids, slots: Ids | None = None) -> Placement:
+        self._check(sources)
         placed = self.residency.place(sources, np.empty(0, np.int64) if slots is None else slots)
         if len(placed.spilled_slots):
             self._settle()

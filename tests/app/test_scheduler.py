@@ -209,10 +209,13 @@ async def test_failing_runtime_answers_everybody_and_turns_readiness_off(
     assert (await service.client.get("/livez")).status_code == 200
     refused = await service.predict(text="the")
     assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+    monkeypatch.setattr(app.scheduler, "LOST_SECONDS", 0.0)  # too long for one that comes back by itself
+    assert (await service.client.get("/livez")).status_code == 503
     service.runtime.broken = None
     with anyio.fail_after(10):
         while service.service.scheduler.status is not Status.READY:
             await anyio.sleep(0.005)
+    assert (await service.client.get("/livez")).status_code == 200
     reply = await service.ok(session_id=session, position=2, **WHOLE)
     oracle = Oracle()
     oracle.consume("the", "cat")

@@ -12,13 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.cuda.device import cupy_device
-from model.runtimes.base import DeviceMemoryError
+from model.runtimes.base import DeviceMemoryError, StateLostError
 from model.runtimes.cuda import CudaRuntime
 from model.runtimes.cuda_slab import CudaSlab
 from model.runtimes.residency import HOST, ZERO, Residency
 from model.runtimes.slab import HostSlab, slab_of
 from tests.gpu.device import needs_gpu
-from tests.model.emulated import Counts, EmulatedDevice, needs_compiler
+from tests.model.emulated import Counts, DeviceFullError, EmulatedDevice, needs_compiler
 from tests.model.test_cpu_runtime import V, artifact, assert_equal
 
 SLOTS = 24
@@ -259,3 +259,90 @@ def test_warm_every_size_of_batch_is_recorded_and_no_state_has_changed() -> None
         for _ in range(3):  # in the middle of a text; the third waits to be launched
             slab.advance(np.zeros(batch, np.int64), slots, slots)
         assert device.counts.since(before) == Counts(launches=0, replays=2, copies_in=2, copies_out=0)
+
+
+# What fails on the device. These change the runtime, so each has its own.
+
+
+def a_runtime() -> CudaRuntime:
+    return CudaRuntime(artifact("lstm_stack"), EmulatedDevice(), float16=False, most=8)
+
+
+def state_after(*words: int) -> Any:
+    runtime = a_runtime()
+    state = runtime.zero_state(1)
+    for word in words:
+        state = runtime.advance(ids(word), state)
+    return state
+
+
+@needs_compiler
+def test_what_cannot_be_recorded_has_run_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    runtime = a_runtime()
+    slab = CudaSlab(runtime, SLOTS, "slab")
+
+    def record(work: object) -> Any:
+        raise RuntimeError("capture failed")
+
+    monkeypatch.setattr(runtime.on, "record", record)
+    for word, source in ((3, 0), (5, 1)):
+        slab.advance(ids(word), ids(source), ids(1))
+        slab.project(ids(1), top_k=5)
+    assert "not recorded, and slower for it: capture failed" in caplog.text
+    for found, expected in zip(slab.read([1]), state_after(3, 5), strict=True):
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@needs_compiler
+@pytest.mark.parametrize("error", [RuntimeError, DeviceFullError])
+def test_states_whose_launch_failed_are_lost_and_no_others(
+    error: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime = a_runtime()
+    slab = CudaSlab(runtime, SLOTS, "slab")
+    slab.advance(ids(3), ids(0), ids(1))
+    slab.project(ids(1), top_k=5)
+    step, broken = runtime._step, [2]
+
+    def failing(source: Any, moves: Any, *rest: Any) -> Any:
+        if len(moves.ids) == 2 and broken[0]:
+            broken[0] -= 1
+            raise error("the device failed")
+        return step(source, moves, *rest)
+
+    monkeypatch.setattr(runtime, "_step", failing)
+    slab.advance(ids(5, 6), ids(1, 0), ids(1, 2))
+    with pytest.raises(RuntimeError):
+        slab.project(ids(1, 2), top_k=5)
+    slab.project(ids(0), top_k=5)
+    for ask in (lambda: slab.project(ids(1), top_k=5), lambda: slab.read([2]), lambda: slab.hidden([0, 2])):
+        with pytest.raises(StateLostError, match="the device failed while it computed this state"):
+            ask()
+    with pytest.raises(StateLostError):
+        slab.advance(ids(4), ids(2), ids(3))
+    slab.clear([1])
+    slab.write([2], state_after(3))
+    slab.advance(ids(5), ids(2), ids(4))
+    for slot, expected in ((1, runtime.zero_state(1)), (2, state_after(3)), (4, state_after(3, 5))):
+        for found, wanted in zip(slab.read([slot]), expected, strict=True):
+            np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+@needs_compiler
+def test_a_launch_without_memory_is_tried_once_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    runtime = a_runtime()
+    slab = CudaSlab(runtime, SLOTS, "slab")
+    step, broken = runtime._step, [1]
+
+    def failing(*arguments: Any) -> Any:
+        if broken[0]:
+            broken[0] -= 1
+            raise DeviceFullError("none left")
+        return step(*arguments)
+
+    monkeypatch.setattr(runtime, "_step", failing)
+    slab.advance(ids(3), ids(0), ids(1))
+    for found, expected in zip(slab.read([1]), state_after(3), strict=True):
+        np.testing.assert_allclose(found, expected, atol=1e-5)
