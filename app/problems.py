@@ -22,7 +22,7 @@ from app.scheduler import UnavailableError
 from app.sessions import NoSuchSessionError, PositionConflictError, SessionGoneError
 from app.state_file import StateFileError
 from app.stores.base import ConflictError, ForeignSessionError, StoreAwayError, StoreFullError
-from model.runtimes.base import DeviceMemoryError
+from model.runtimes.base import DeviceMemoryError, StateLostError
 
 log = logging.getLogger("nextword")
 
@@ -139,7 +139,7 @@ def too_many_sessions(limit: int, retry_after: int) -> Problem:
 _MOST_ERRORS = 1000
 
 #: What may be otherwise in a moment.
-_UNAVAILABLE = UnavailableError, StoreAwayError, StoreFullError, RuntimeFailedError, DeviceMemoryError
+_UNAVAILABLE = UnavailableError, StoreAwayError, StoreFullError, RuntimeFailedError, DeviceMemoryError, StateLostError
 
 
 def of_validation(error: ValidationError) -> Problem:

@@ -15,6 +15,7 @@ from rich.console import Console
 
 from model.artifact import Artifact, ArtifactError
 from model.compat import chainer
+from model.cuda.cublas import CublasError
 from model.cuda.device import cupy_device
 from model.devices import cuda_device_count, cuda_failure
 from model.networks import NextWordNetwork, build
@@ -64,12 +65,26 @@ def open_device(name: str, *, tf32: bool = False) -> Any:
             f"device {name} does not answer: {cuda_failure() or f'{count} CUDA devices found'}. Choose auto or cpu, or "
             "see that the driver runs and CuPy is installed"
         )
-    device = chainer.get_device(f"@cupy:{int(index)}")
-    device.use()
-    cupy_device(int(index)).tf32 = tf32
-    # Reseeded at each update, for which CuPy's default generator takes long: its state is far larger.
-    device.xp.random.set_random_state(device.xp.random.RandomState(method=_PHILOX))
+    try:
+        device = chainer.get_device(f"@cupy:{int(index)}")
+        device.use()
+        cupy_device(int(index)).tf32 = tf32
+        # Reseeded at each update, for which CuPy's default generator takes long: its state is far larger.
+        device.xp.random.set_random_state(device.xp.random.RandomState(method=_PHILOX))
+        # A kernel and a product: what they need may be missing where a driver answers.
+        ones = device.xp.ones((2, 2), np.float32)
+        (ones @ (ones + 1)).get()
+    except Exception as error:  # of the driver, cuBLAS, cuRAND, the compiler, or Chainer, which says "not available"
+        raise TrainingError(
+            f"device {name} answers, and cannot compute: {' '.join(str(error).split())}. Choose --device cpu, or see "
+            "that CuPy is whole: pip install 'nextword[cuda13]'"
+        ) from error
     return device
+
+
+def _of_device(error: BaseException) -> bool:
+    """Whether CuPy, or what it stands on, has raised it."""
+    return type(error).__module__.startswith("cupy") or isinstance(error, CublasError)
 
 
 def train(
@@ -169,6 +184,15 @@ def train(
             raise TrainingError(f"cannot write to {out}: {error.strerror or error}; what was there is whole") from error
         except ArtifactError as error:
             raise TrainingError(str(error)) from error
+        except MemoryError:
+            raise
+        except Exception as error:
+            if not _of_device(error):
+                raise
+            raise TrainingError(
+                f"the device failed: {' '.join(str(error).split())}; what was in {out} is whole, and --resume goes on "
+                "from the last snapshot"
+            ) from error
 
 
 def _network(recipe: Recipe, vocabulary_size: int) -> NextWordNetwork:

@@ -10,7 +10,7 @@ import pytest
 from fastapi.routing import iter_route_contexts
 
 from app.schemas import ProblemReply
-from model.runtimes.base import DeviceMemoryError
+from model.runtimes.base import DeviceMemoryError, StateLostError
 from tests.app.conftest import Running, running
 
 pytestmark = pytest.mark.anyio
@@ -246,22 +246,23 @@ async def test_a_defect_tells_its_id_and_no_more(service: Running, caplog: pytes
     assert any(problem["request_id"] in record.getMessage() and record.exc_info for record in caplog.records)
 
 
-async def test_a_device_without_memory_is_unavailable_and_the_session_as_it_was(
-    service: Running, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("error", [DeviceMemoryError("no memory left"), StateLostError("the device failed")])
+async def test_what_a_device_cannot_do_is_unavailable_and_the_session_as_it_was(
+    error: Exception, service: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, first = await post_well(service, {"text": "the cat"})
     words = service.runtime.project_words
 
     def full(hidden: Any, named: Any, *, top_k: int) -> Any:
         if top_k > 20:
-            raise DeviceMemoryError("cuda:0 has no memory left")
+            raise error
         return words(hidden, named, top_k=top_k)
 
     monkeypatch.setattr(service.runtime, "project_words", full)
     wide = {"session_id": first["session_id"], "text": "sat", "top_k": 30}
     status, problem = await post(service, json.dumps(wide).encode())
     assert status == 503
-    assert "no memory" in problem["detail"]
+    assert str(error) in problem["detail"]
     _, after = await post_well(service, {"session_id": first["session_id"], "text": "sat", "top_k": 3})
     assert after["position"] == first["position"] + 1
 

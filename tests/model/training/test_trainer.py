@@ -24,7 +24,7 @@ from model.training.processes import Processes
 from model.training.recipe import Recipe, load
 from model.training.schedule import learning_rate
 from model.training.trainer import TrainingError, open_device, train
-from model.training.updater import GradientClipping
+from model.training.updater import GradientClipping, TruncatedBPTTUpdater
 from tests.model.training import process
 from tests.model.training.process import Process
 from tests.model.training.test_updater import each_network
@@ -171,6 +171,29 @@ def test_the_schedule_without_warmup_and_decay() -> None:
 def test_a_device_that_is_not_there(name: str, message: str) -> None:
     with pytest.raises(TrainingError, match=message):
         open_device(name)
+
+
+def test_a_device_that_answers_and_cannot_compute(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("model.training.trainer.cuda_device_count", lambda: 1)
+    with pytest.raises(TrainingError, match=r"device cuda:0 answers, and cannot compute: .+ Choose --device cpu"):
+        open_device("cuda:0")
+
+
+def test_a_device_that_fails_is_told_and_nothing_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class CUDARuntimeError(RuntimeError):
+        __module__ = "cupy_backends.cuda.api.runtime"
+
+    trained = Trained(tmp_path, epochs=1)
+    update = TruncatedBPTTUpdater.update_core
+
+    def failing(self: TruncatedBPTTUpdater) -> None:
+        if self.iteration == 5:
+            raise CUDARuntimeError("cudaErrorIllegalAddress: an illegal memory access was encountered")
+        update(self)
+
+    monkeypatch.setattr(TruncatedBPTTUpdater, "update_core", failing)
+    with pytest.raises(TrainingError, match=r"the device failed: cudaErrorIllegalAddress: .*--resume goes on from"):
+        trained()
 
 
 def test_a_batch_that_cannot_be_divided_among_the_processes(tmp_path: Path) -> None:
