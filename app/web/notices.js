@@ -1,5 +1,7 @@
 // What went wrong looks like something, says what to do, and goes away when it is over.
 
+import { LOST } from "./reader.js";
+
 const NOTE_SECONDS = 8;
 
 export class Notices {
@@ -28,7 +30,7 @@ export class Notices {
 		const wait = retryAfter ?? (status === 0 ? 1 : 2);
 		const soon = `Going on in ${wait} s…`;
 		if (status === 401) return this.#askForKey();
-		if ([404, 409, 410].includes(status)) return this.#offer();
+		if (LOST.includes(status)) return this.#offer();
 		if (status === 0) this.#show("offline", "The server does not answer. Your text is safe here; trying again…");
 		else if (status === 429) this.#show("busy", `Too many requests: the server asks for a pause. ${soon}`);
 		else if (status === 503) this.#show("busy", `The server is busy or starting. ${soon}`);

@@ -2,7 +2,7 @@
 
 import { common, joint, units } from "./text.js";
 
-const LOST = [404, 409, 410]; // gone, unknown, or not where we believed: the text can be read again
+export const LOST = [404, 409, 410]; // unknown, elsewhere, gone: the text can be read again
 
 /**
  * One branch of a text: `session` at the server, and the `words` it has read, with offsets into the text: {word, start,

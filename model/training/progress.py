@@ -63,8 +63,9 @@ class ProgressBar(chainer.training.Extension):
             return
         self._drawn = now
         # The only look at the loss between validations: on a GPU each look waits for the device.
-        what = "loss" if "main/loss" in observation else "candidate loss"
-        loss = float(observation[f"main/{what.replace(' ', '_')}"])
+        over_all = "main/loss" in observation
+        what = "loss" if over_all else "candidate loss"
+        loss = float(observation["main/loss" if over_all else "main/candidate_loss"])
         if self._console.is_terminal:
             self._bar.update(self._task, completed=iteration, figures=f"{speed:,.0f} words/s · {what} {loss:.3f}")
         else:

@@ -83,8 +83,9 @@ def open_device(name: str, *, tf32: bool = False) -> Any:
 
 
 def _of_device(error: BaseException) -> bool:
-    """Whether CuPy, or what it stands on, has raised it."""
-    return type(error).__module__.startswith("cupy") or isinstance(error, CublasError)
+    """Whether CuPy, or what it stands on, has raised it, and not for want of memory."""
+    raised = type(error).__module__.startswith("cupy") or isinstance(error, CublasError)
+    return raised and not isinstance(error, MemoryError)
 
 
 def train(
@@ -184,8 +185,6 @@ def train(
             raise TrainingError(f"cannot write to {out}: {error.strerror or error}; what was there is whole") from error
         except ArtifactError as error:
             raise TrainingError(str(error)) from error
-        except MemoryError:
-            raise
         except Exception as error:
             if not _of_device(error):
                 raise
