@@ -195,10 +195,10 @@ def _mixed(log_rest: Floats, masses: Floats) -> _Mixed:
     rest = np.exp(log_rest)
     probabilities = rest + masses
     np.minimum(probabilities, 1, out=probabilities)
-    with np.errstate(divide="ignore"):  # of what is too unlikely for a float, and is not taken
-        logarithms = np.log(probabilities)
-    np.maximum(logarithms, log_rest, out=logarithms)  # of which rounding may have taken something away
-    np.copyto(logarithms, log_rest, where=masses == 0)
+    with np.errstate(divide="ignore"):
+        logarithms = np.log(probabilities * (masses > 0))
+    # Where there is no mass, to the bit; and elsewhere not less, for rounding may have taken something away.
+    np.maximum(logarithms, log_rest, out=logarithms)
     return _Mixed(log_rest, rest, probabilities, logarithms)
 
 
@@ -242,17 +242,25 @@ def _likeliest(found: _Adapting, top_ids: Ids, top_values: Floats, masses: Float
     A, G = mixed.shape
     rows, places = np.divmod(np.flatnonzero((masses > 0) & (mixed >= top_values[:, -1:])), G)
     counts = np.bincount(rows, minlength=A)
-    own_ids, own_values = np.full((A, counts.max()), -1), np.full((A, counts.max()), -np.inf, np.float32)
-    at = rows, np.arange(len(rows)) - (counts.cumsum() - counts)[rows]
-    own_ids[at], own_values[at] = found.words[rows, places], mixed[rows, places]
+    C = int(counts.max())
+    order = np.full((A, C + K), _LAST)
+    columns = np.arange(len(rows)) - (counts.cumsum() - counts)[rows]
+    order[rows, columns] = _ranked(found.words[rows, places], mixed[rows, places])
     # A word of both counts with what it has in the cache. One that is left out in spite of being in the cache is less
     # likely than those K with that already.
-    both = (top_ids[:, :, None] == own_ids[:, None, :]).any(axis=2)
-    top_values[both] = -np.inf
-    ids = np.concatenate([own_ids, top_ids], axis=1)
-    values = np.concatenate([own_values, top_values], axis=1)
-    # One integer each, that of -log p' before the id: those of positive floats are in the order of the floats.
-    order = (-values).view(np.int32).astype(np.int64) << 32 | ids.clip(0)
+    own_ids = order[:, :C].astype(np.int32)
+    both = (top_ids[:, :, np.newaxis].astype(np.int32) == own_ids[:, np.newaxis]).any(axis=2)
+    order[:, C:] = np.where(both, _LAST, _ranked(top_ids, top_values))
     order.sort(axis=1)
     order = order[:, :K]
     return order & 0xFFFFFFFF, -(order >> 32).astype(np.int32).view(np.float32)
+
+
+#: Behind all words in the order of `_ranked`, and the id of none.
+_LAST = np.iinfo(np.int64).max
+
+
+def _ranked(ids: Ids, values: Floats) -> Ids:
+    """Words by their log p as one integer each, the likeliest first: -log p before the id, for the bits of positive
+    floats are in the order of the floats."""
+    return (-values).view(np.int32).astype(np.int64) << 32 | ids

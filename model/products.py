@@ -40,7 +40,7 @@ Keys = NDArray[np.int8]
 Blocks = NDArray[np.int8]
 
 #: So many sequences are multiplied in one run: as many as fit, the most first.
-_TOGETHER = (16, 4, 1)
+_TOGETHER = (64, 16, 4, 1)
 
 
 def keys_of(hidden: Floats) -> Keys:
