@@ -14,7 +14,6 @@ import time
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +21,8 @@ from numpy.typing import NDArray
 from model import mixture
 from model.adaptation import Adaptation, Cache, after
 from model.artifact import Artifact
-from model.keystrokes import SPECIALS, SUGGESTIONS, Typist
+from model.decoding import rank
+from model.keystrokes import Typist
 from model.measurement import (
     ALL,
     RECALL_AT,
@@ -79,16 +79,15 @@ def evaluate(
     done = 0
     pieces = _pieces(ends, streams)
     for positions, hidden, caches in _hidden_outputs(artifact.start_id, runtime, encoding.ids, pieces, adaptation):
-        targets = encoding.ids[positions]
-        top_k = min(SUGGESTIONS + SPECIALS, runtime.vocabulary_size)
-        projection = mixture.project(runtime, hidden, caches, targets, top_k=top_k)
-        log_probabilities[positions] = projection.target_log_probabilities
-        ranks[positions] = projection.target_ranks
-        said[positions] = np.exp(projection.top_log_probabilities[:, 0])
-        likeliest[positions] = projection.top_ids[:, 0]
+        # All of them once: a typist looks at most of them, and what else is asked for is soon found in them.
+        rows = mixture.log_probabilities(runtime, hidden, caches)
+        each, targets = np.arange(len(rows)), encoding.ids[positions]
+        log_probabilities[positions] = rows[each, targets]
+        ranks[positions] = [rank(row, target) for row, target in zip(rows, targets.tolist(), strict=True)]
+        likeliest[positions] = rows.argmax(axis=1)
+        said[positions] = np.exp(rows[each, likeliest[positions]])
         if typist is not None:
-            rows_of = partial(_rows, runtime, hidden, caches)
-            typist.read(positions, projection.top_ids, projection.target_ranks, rows_of)
+            typist.read(positions, rows, ranks[positions])
         done += len(positions)
         if progress is not None:
             progress(done, N)
@@ -132,10 +131,6 @@ def evaluate(
     )
 
 
-def _rows(runtime: Runtime, hidden: Floats, caches: Sequence[Cache | None], rows: Ids) -> Floats:
-    return mixture.log_probabilities(runtime, hidden[rows], [caches[row] for row in rows.tolist()])
-
-
 def _figures(log_probabilities: Array, ranks: Ids, keys: tuple[Ids, Ids] | None) -> Figures:
     nats = -float(log_probabilities.sum())
     if nats > _MOST_NATS * len(ranks):
@@ -162,8 +157,8 @@ def _hidden_outputs(
     pieces: Sequence[tuple[int, int]],
     adaptation: Adaptation | None,
 ) -> Iterator[tuple[Ids, Floats, list[Cache | None]]]:
-    """Blocks of positions (R,) of the ids, and the hidden outputs (R, H) and the caches that the words there are
-    predicted from.
+    """Blocks of positions (R,) of the ids, at most `_MOST_ROWS`, and the hidden outputs (R, H) and the caches that the
+    words there are predicted from.
     """
     begins = np.array([begin for begin, _ in pieces], np.int64)
     lengths = np.array([end - begin for begin, end in pieces], np.int64)
@@ -187,7 +182,10 @@ def _hidden_outputs(
                 break
             # The pieces that are over stand last.
             state = runtime.advance(ids[positions[-1][:live]], tuple(tensor[:live] for tensor in state))
-        yield np.concatenate(positions), np.concatenate(hidden), caches
+        block = np.concatenate(positions), np.concatenate(hidden)
+        for first in range(0, len(caches), rows):
+            part = slice(first, first + rows)
+            yield block[0][part], block[1][part], caches[part]
 
 
 def _encode_all(tokenizer: Tokenizer, texts: Mapping[str, str], words: int | None) -> tuple[str, Encoding, list[int]]:

@@ -11,17 +11,14 @@ length it has in the text, and a line end is one key. Punctuation is a word. Cap
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 
 import numpy as np
 
+from model.decoding import rank
 from model.runtimes.base import Floats, Ids
 from model.tokenizer import Encoding, Tokenizer
 
 SUGGESTIONS = 3
-
-#: <unk> and <eos> are never offered, so that many likeliest words more have to be looked at.
-SPECIALS = 2
 
 # Where line ends are words, the one that follows a word is not its white space.
 _BLANKS, _BLANKS_WITHOUT_LINE_END = re.compile(r"[^\S\n\r\v\f\x85\u2028\u2029]"), re.compile(r"\s")
@@ -49,36 +46,28 @@ class Typist:
         # Few thousand beginnings make up a language; the tokenizer's own cache is for one word at a time.
         self._beginnings: dict[str, Ids] = {}
 
-    def read(self, positions: Ids, top_ids: Ids, ranks: Ids, rows_of: Callable[[Ids], Floats]) -> None:
-        """Type the words at `positions` (R,), of which are known: the likeliest words there (R, SUGGESTIONS + SPECIALS)
-        and the ranks of those written (R,). `rows_of` gives the log-probabilities (N, V) at some of the R places (N,).
-        """
+    def read(self, positions: Ids, rows: Floats, ranks: Ids) -> None:
+        """Type the words at `positions` (R,): rows (R, V) of log-probabilities, and the ranks (R,) of those words."""
         targets = self._encoding.ids[positions]
-        likelier = np.arange(top_ids.shape[1]) < ranks[:, None] - 1  # (R, 5)
-        passed_over = (np.isin(top_ids, self._specials) & likelier).sum(axis=1)
+        specials, came = rows[:, self._specials], rows[np.arange(len(rows)), targets][:, np.newaxis]
+        earlier = self._specials < targets[:, np.newaxis]  # equally likely words stand in the order of their ids
+        passed_over = ((specials > came) | ((specials == came) & earlier)).sum(axis=1)
         typed = ~np.isin(targets, self._specials) & (self.without[positions] > 1)
         at_once = typed & (ranks - passed_over <= SUGGESTIONS)
         self.given[positions[at_once]] = 1
-        rest = np.flatnonzero(typed & ~at_once & (self.without[positions] > 2))
-        if not len(rest):
-            return
-        for row, position in zip(rows_of(rest), positions[rest].tolist(), strict=True):
-            self.given[position] = self._keys(row, position)
+        for place in np.flatnonzero(typed & ~at_once & (self.without[positions] > 2)).tolist():
+            self.given[positions[place]] = self._keys(rows[place], int(positions[place]))
 
     def _keys(self, row: Floats, position: int) -> int:
         """Keys for a word that is not offered before its first letter: row (V,) log-probabilities."""
         target = int(self._encoding.ids[position])
         start, most = int(self._encoding.starts[position]), int(self.without[position])
-        log_probability = row[target]
         for typed in range(1, most - 1):
             among = self._words(self._text[start : start + typed])
             at = int(np.searchsorted(among, target))
             if at == len(among) or among[at] != target:
                 continue
-            values = row[among]
-            # Equally likely words stand in the order of their ids.
-            ahead = np.count_nonzero(values > log_probability) + np.count_nonzero(values[:at] == log_probability)
-            if ahead < SUGGESTIONS:
+            if rank(row[among], at) <= SUGGESTIONS:
                 return typed + 1
         return most
 

@@ -88,8 +88,7 @@ def project(model: Projects[O], outputs: O, caches: Caches, targets: Ids, *, top
         result.top_ids[row], result.top_log_probabilities[row] = top, values[top]
         result.entropies[row] = -np.vdot(np.exp(values, dtype=np.float64), values)
         result.target_log_probabilities[row] = values[target]
-        ahead = np.count_nonzero(values > values[target]) + np.count_nonzero(values[:target] == values[target])
-        result.target_ranks[row] = 1 + ahead
+        result.target_ranks[row] = decoding.rank(values, target)
     return result
 
 
