@@ -224,9 +224,9 @@ def _entropies(found: _Adapting, entropies: Floats, mixed: _Mixed) -> Floats:
     """
     log_rest = found.log_rest[:, 0]
     of_all = np.exp(log_rest) * (entropies - log_rest)
-    # Nothing changes where there is no word.
-    changes = np.vecdot(mixed.rest, mixed.log_rest) - np.vecdot(mixed.probabilities, mixed.logarithms)
-    entropy: Floats = np.maximum(of_all + changes, 0)
+    # Word by word, so that the words beside a row's own, as many as the longest row asks for, change nothing.
+    changes = mixed.rest * mixed.log_rest - mixed.probabilities * mixed.logarithms
+    entropy: Floats = np.maximum(of_all + changes.sum(axis=1), 0)
     return entropy
 
 

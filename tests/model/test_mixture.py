@@ -198,6 +198,23 @@ def test_the_likeliest_are_exact_where_many_are_equally_likely(
     np.testing.assert_allclose(named.entropies, -(np.exp(whole) * whole).sum(axis=1), atol=1e-5)
 
 
+def test_an_entropy_does_not_depend_on_how_many_words_the_others_remember() -> None:
+    runtime = Tied([8, *[0] * 700])  # word 0, which stands beside the words of shorter rows, is likely
+    few, many = (Cache(Adaptation(700, 0.5, 0.1)) for _ in range(2))
+    for word in range(1, 4):
+        few = few.after(np.full(5, 127, np.int8), word)
+    for word in range(1, 700):
+        many = many.after(np.full(5, 127, np.int8), word)
+    hidden = np.ones((2, 5), np.float32)
+
+    def entropy(caches: list[Cache]) -> float:
+        words = np.empty((len(caches), 0), np.int64)
+        entropies = mixture.project_words(runtime, hidden[: len(caches)], caches, words, top_k=1).entropies
+        return float(entropies[0])
+
+    assert entropy([few, many]) == pytest.approx(entropy([few]), rel=3e-7)
+
+
 def test_words_that_the_model_holds_for_impossible() -> None:
     runtime = Tied([0, -2000, -2000, 1])
     cache = Cache(Adaptation(1, 0.5, 0.25))
