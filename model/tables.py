@@ -10,6 +10,8 @@ from model.measurement import ALL, RECALL_AT, Evaluation, Measurement
 TOGETHER = "together"
 MISSING = "-"
 
+_MOST_IN_FULL = 1e6  # a perplexity may have three hundred digits
+
 
 @dataclass(frozen=True, slots=True)
 class Table:
@@ -24,7 +26,7 @@ def figures(measured: Measurement) -> Table:
     found = measured.figures.values()
     rows: list[tuple[str, ...]] = [
         ("targets", *(f"{each.targets:,}" for each in found)),
-        ("perplexity", *(f"{each.perplexity:,.2f}" for each in found)),
+        ("perplexity", *(perplexity(each.perplexity) for each in found)),
         ("bits a word", *(f"{each.bits:.3f}" for each in found)),
     ]
     rows += [(f"recall@{k}", *(f"{each.recall[k]:.1%}" for each in found)) for k in RECALL_AT]
@@ -39,6 +41,11 @@ def texts(evaluation: Evaluation) -> Table:
     return Table(head, [*rows, _row(TOGETHER, evaluation.together)])
 
 
+def perplexity(value: float, decimals: int = 2) -> str:
+    """In full, or as a power of ten where that would fill a line."""
+    return f"{value:,.{decimals}f}" if value < _MOST_IN_FULL else f"{value:.3g}"
+
+
 def share(value: float | None) -> str:
     return MISSING if value is None else f"{value:.1%}"
 
@@ -48,7 +55,7 @@ def _row(name: str, measured: Measurement) -> tuple[str, ...]:
     return (
         name,
         f"{measured.words:,}",
-        f"{found.perplexity:,.2f}",
+        perplexity(found.perplexity),
         share(found.recall[1]),
         share(found.recall[3]),
         share(found.keystroke_savings),

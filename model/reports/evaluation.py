@@ -101,7 +101,7 @@ def _perplexities(evaluation: Evaluation) -> Figure:
     figure, axes = _axes(height=1 + 0.35 * len(names), left=0.03 + 0.0135 * max(map(len, names)))
     values = [measured.figures[ALL].perplexity for measured in evaluation.texts.values()]
     bars = axes.barh(range(len(names)), values, tick_label=names)
-    axes.bar_label(bars, [f"{value:,.1f}" for value in values], padding=4)
+    axes.bar_label(bars, [tables.perplexity(value, 1) for value in values], padding=4)
     axes.invert_yaxis()
     axes.margins(x=0.12)
     axes.set_xlabel("perplexity, all words")

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
+from model import tables
 from model.reports import page
 from model.training.folder import LOSS_PLOT, PERPLEXITY_PLOT, TRAINING_PAGE, replacing
 from model.training.progress import perplexity
@@ -56,7 +57,7 @@ def _summary(log: Log, validations: Log) -> str:
     best = min(validations, key=lambda entry: float(entry["validation/loss"]))
     return (
         f"{log[-1]['epoch_detail']:.2f} epochs so far. Lowest validation perplexity: "
-        f"{perplexity(best['validation/loss']):,.2f}, after {best['epoch_detail']:.2f} epochs."
+        f"{tables.perplexity(perplexity(best['validation/loss']))}, after {best['epoch_detail']:.2f} epochs."
     )
 
 
@@ -65,7 +66,7 @@ def _table(validations: Log) -> str:
         (
             f"{entry['epoch_detail']:.2f}",
             f"{entry['iteration']:,}",
-            f"{perplexity(entry['validation/loss']):,.2f}",
+            tables.perplexity(perplexity(entry["validation/loss"])),
             f"{entry['validation/accuracy']:.1%}" if "validation/accuracy" in entry else "-",
         )
         for entry in validations[-_ROWS:]

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
+from model import tables
 from model.corpus import (
     CorpusError,
     Document,
@@ -69,7 +70,8 @@ class TrainingData:
     def card(self, recipe: Recipe, parameters: int, validation: Mapping[str, Any]) -> str:
         """A first MODEL_CARD.md: what is known when the training ends."""
         figures = (
-            f"perplexity {validation['validation/perplexity']:.2f}, accuracy {validation['validation/accuracy']:.3f}"
+            f"perplexity {tables.perplexity(validation['validation/perplexity'])}, "
+            f"accuracy {validation['validation/accuracy']:.3f}"
             if "validation/perplexity" in validation
             else "not measured"
         )

@@ -12,6 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+from model import tables
 from model.compat import chainer
 from model.training.folder import LOG, replacing
 
@@ -56,7 +57,7 @@ class ProgressBar(chainer.training.Extension):
         if "validation/loss" in observation:
             loss = float(observation["validation/loss"])
             self._console.print(
-                f"{at} · validation perplexity {perplexity(loss):,.2f} · "
+                f"{at} · validation perplexity {tables.perplexity(perplexity(loss))} · "
                 f"accuracy {float(observation['validation/accuracy']):.3f}"
             )
         if now - self._drawn < self._pause:
