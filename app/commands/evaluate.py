@@ -22,6 +22,8 @@ if TYPE_CHECKING:  # what only measuring needs is imported when something is mea
     from model.runtimes.base import Runtime
     from model.tokenizer import Tokenizer
 
+_WIDEST = 1 << 16  # columns: more than any table has
+
 
 def command(
     model: Annotated[Path, typer.Argument(help="A model directory.", show_default=False)],
@@ -198,6 +200,9 @@ def _print(measured: Evaluation, console: Console) -> None:
             table.add_column(name, justify="right" if at else "left", no_wrap=bool(at), overflow="fold")
         for row in content.rows:
             table.add_row(*row)
+        # A line that the terminal breaks is better than a figure that is cut.
+        wide = console.options.update(max_width=_WIDEST)
+        console.width = max(console.width, console.measure(table, options=wide).maximum)
         console.print(table)
     console.print(
         f"{measured.runtime} on {measured.device}, {speed:,.0f} words/s; calibration error "

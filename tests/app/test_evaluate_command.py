@@ -88,6 +88,28 @@ def test_a_table(model: Path) -> None:
         assert row in result.stdout
 
 
+@pytest.mark.parametrize("columns", ["40", ""], ids=["a narrow terminal", "a pipe"])
+def test_every_figure_and_name_is_whole(model: Path, monkeypatch: pytest.MonkeyPatch, columns: str) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    name = "what-my-aunt-wrote-to-me-from-the-seaside.txt"
+    (model.parent / name).write_text(TEXT * 3)
+    files = [f"--data={model.parent / each}" for each in ("text.txt", name)]
+    found = json.loads(run(model, *files, "--runtime=chainer", "--json").stdout)
+    lines = run(model, *files, "--runtime=chainer").stdout.splitlines()
+    figures = found["figures"].values()
+    assert next(line for line in lines if "perplexity" in line).split() == [
+        "perplexity",
+        *(f"{each['perplexity']:,.2f}" for each in figures),
+    ]
+    row = found["texts"][name]
+    expected = (
+        f"{row['words']}",
+        f"{row['figures'][ALL]['perplexity']:,.2f}",
+        f"{row['figures'][ALL]['recall']['1']:.1%}",
+    )
+    assert tuple(next(line for line in lines if name in line).split()[:4]) == (name, *expected)
+
+
 def test_options_reach_the_evaluation(model: Path) -> None:
     assert measure(model, "--words", 5)["words"] == 5
     assert measure(model, "--streams", 2)["streams"] == 2
