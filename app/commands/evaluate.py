@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from app.commands.output import printing
 from model.adaptation import MOST_PAIRS, Adaptation
 from model.runtimes import RUNTIMES
 
@@ -134,11 +135,7 @@ def command(
         measured = _measure(artifact, loaded, texts, words, streams, keystrokes, adaptation, progress)
     except (ArtifactError, EvaluationError, RuntimeUnavailableError) as error:
         _stop(str(error))
-    if as_json:
-        typer.echo(json.dumps(measured.to_json(), indent=2, ensure_ascii=False, allow_nan=False))
-    else:
-        _print(measured, Console(markup=False, emoji=False))
-    # What cannot be written costs nothing else that was found.
+    # What cannot be written costs nothing else that was found; what is printed may, so it comes last.
     failed = []
     if report is not None and write_report is not None:
         try:
@@ -151,8 +148,15 @@ def command(
             Artifact.record(model, {"perplexity": perplexity, "evaluation": measured.to_json()}, of=artifact.id)
         except ArtifactError as error:
             failed.append(f"not recorded: {error}")
-    if failed:
-        _stop("; ".join(failed))
+    try:
+        with printing(_stop):
+            if as_json:
+                typer.echo(json.dumps(measured.to_json(), indent=2, ensure_ascii=False, allow_nan=False))
+            else:
+                _print(measured, Console(markup=False, emoji=False))
+    finally:
+        if failed:
+            _stop("; ".join(failed))
 
 
 def _refuse(given: Mapping[str, bool], why: str) -> None:

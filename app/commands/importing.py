@@ -9,6 +9,8 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from app.commands.output import printing
+
 
 class Start(StrEnum):
     """Where an empty session stands."""
@@ -121,8 +123,9 @@ def command(
     except (CheckpointError, ArtifactError) as error:
         _stop(str(error))
     sizes = ", ".join(f"{key} {value}" for key, value in artifact.network.items() if key != "kind")
-    typer.echo(f"{artifact.id}: {artifact.network['kind']}, {sizes}, {artifact.parameters:,} parameters")
-    typer.echo(f"nextword serve --model {out}")
+    with printing(_stop):
+        typer.echo(f"{artifact.id}: {artifact.network['kind']}, {sizes}, {artifact.parameters:,} parameters")
+        typer.echo(f"nextword serve --model {out}")
 
 
 def _name_of(out: Path) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from app.commands.output import printing
 from app.settings import SHIPPED_MODEL
 from model.runtimes import RUNTIMES
 
@@ -69,15 +70,16 @@ def command(
         _stop(str(error))
     console = Console()
     reading = Reading(artifact, loaded)
-    for line in [text] if text is not None else _lines(console, asks=not as_json and sys.stdin.isatty()):
-        if text is None and line.strip() == ANEW:
-            reading = Reading(artifact, loaded)
-            continue
-        unknown = reading.read(line)
-        if as_json:
-            typer.echo(json.dumps(reading.to_json(top_k), ensure_ascii=False, allow_nan=False))
-        else:
-            reading.show(console, top_k, unknown)
+    with printing(_stop):
+        for line in [text] if text is not None else _lines(console, asks=not as_json and sys.stdin.isatty()):
+            if text is None and line.strip() == ANEW:
+                reading = Reading(artifact, loaded)
+                continue
+            unknown = reading.read(line)
+            if as_json:
+                typer.echo(json.dumps(reading.to_json(top_k), ensure_ascii=False, allow_nan=False))
+            else:
+                reading.show(console, top_k, unknown)
 
 
 class Reading:
@@ -146,8 +148,11 @@ class Reading:
 def _lines(console: Console, *, asks: bool) -> Iterator[str]:
     """What is typed or piped in, line by line, until it ends."""
     if not asks:
-        for line in sys.stdin:
-            yield line.rstrip("\n")
+        try:
+            for line in sys.stdin:
+                yield line.rstrip("\n")
+        except OSError as error:
+            _stop(f"standard input cannot be read: {error.strerror or error}")
         return
     import contextlib
 

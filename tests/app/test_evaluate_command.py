@@ -1,5 +1,6 @@
 import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from model.measurement import ALL, WITHOUT_SPECIALS, WITHOUT_UNKNOWN
 from model.shapes import parameter_shapes
 from model.tokenizer import Tokenizer
 
+ROOT = Path(__file__).parents[2]
 WORDS = ["<unk>", "<eos>", "the", "cat", "sat", "on", "mat", "."]
 TEXT = "the cat sat on the mat.\nthe dog sat.\n"
 
@@ -168,6 +170,38 @@ def test_a_report_beside_the_figures(model: Path, tmp_path: Path) -> None:
     page = (tmp_path / "out" / "report" / "evaluation.html").read_text()
     assert f"{found['figures'][ALL]['perplexity']:.2f}" in page
     assert found["model"] in page
+
+
+def in_a_shell(model: Path, rest: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """`nextword evaluate` of text.txt as a process of its own, `rest` being what the shell reads after it."""
+    command = f'"$PYTHON" -c "from app.cli import main; main()" evaluate model --data text.txt --runtime chainer {rest}'
+    return subprocess.run(
+        ["/bin/bash", "-c", command],
+        cwd=model.parent,
+        env=os.environ | {"PYTHON": sys.executable, "PYTHONPATH": str(ROOT)} | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("how", ["", "--json"])
+def test_what_nobody_reads_costs_neither_report_nor_record(model: Path, how: str) -> None:
+    done = in_a_shell(model, f"{how} --report report --record | true")
+    assert done.stderr == "report: report/evaluation.html\n"
+    assert (model.parent / "report" / "evaluation.html").exists()
+    assert "perplexity" in Artifact.load(model).measured
+
+
+@pytest.mark.parametrize("how", ["", "--json"])
+def test_what_cannot_be_printed_is_said_in_one_line(model: Path, how: str) -> None:
+    done = in_a_shell(model, f"{how} --report report --record > /dev/full")
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == [
+        "report: report/evaluation.html",
+        "nextword evaluate: standard output cannot be written: No space left on device",
+    ]
+    assert "perplexity" in Artifact.load(model).measured
 
 
 def test_a_report_that_cannot_be_written_comes_after_the_figures(model: Path, tmp_path: Path) -> None:

@@ -133,6 +133,22 @@ def test_what_cannot_be_used_is_said_in_one_line(model: Path, tmp_path: Path) ->
     assert run(model, "--top-k", 0).exit_code == 2
 
 
+@pytest.mark.parametrize("how", [[], ["--json"]])
+@pytest.mark.parametrize(("where", "status"), [("> /dev/full", 2), ("| true", 1)])
+def test_what_cannot_be_printed_is_no_traceback(model: Path, how: list[str], where: str, status: int) -> None:
+    command = [sys.executable, "-c", "import app.cli; app.cli.main()", "predict", str(model), "--text", "the", *how]
+    done = subprocess.run(
+        ["/bin/bash", "-c", f'"$@" {where}; exit ${{PIPESTATUS[0]}}', "bash", *command],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == status
+    full = "nextword predict: standard output cannot be written: No space left on device\n"
+    assert done.stderr == (full if status == 2 else "")
+
+
 def test_help_teaches() -> None:
     result = run("--help")
     assert result.exit_code == 0
