@@ -150,7 +150,7 @@ def _lines(console: Console, *, asks: bool) -> Iterator[str]:
     if not asks:
         try:
             for line in sys.stdin:
-                yield line.rstrip("\n")
+                yield line.removesuffix("\n").removesuffix("\r")
         except OSError as error:
             _stop(f"standard input cannot be read: {error.strerror or error}")
         return

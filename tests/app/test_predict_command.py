@@ -93,6 +93,16 @@ def test_piped_lines_go_on(model: Path) -> None:
         assert probabilities(line) == expected(model, words, 10)
 
 
+def test_lines_that_end_as_on_windows_are_the_same_text(model: Path) -> None:
+    command = [sys.executable, "-c", "import app.cli; app.cli.main()", "predict", str(model), "--json"]
+    lines = b"the cat\n/new\nthe cat\nsat"
+    as_here, as_there = (
+        subprocess.run(command, cwd=ROOT, input=text, capture_output=True, check=True).stdout
+        for text in (lines, lines.replace(b"\n", b"\r\n"))
+    )
+    assert as_there == as_here
+
+
 def test_at_a_terminal(model: Path) -> None:
     """A real one: it asks, answers with bars, and Ctrl-D ends it."""
     terminal, other = os.openpty()
