@@ -32,7 +32,9 @@ FORMAT = 1
 CONFIG, TOKENIZER, WEIGHTS, CARD = "config.json", "tokenizer.json", "model.safetensors", "MODEL_CARD.md"
 FILES = (CONFIG, TOKENIZER, WEIGHTS, CARD)
 _CONFIG_STAGING = f".{CONFIG}.new"
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+#: What `NAME` says, in words.
+NAMED = "a model's name has up to 64 letters (A to Z), digits, ., - and _, and begins with a letter or digit"
 
 
 class ArtifactError(ValueError):
@@ -51,7 +53,7 @@ class _Config(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     format: Literal[1]
-    name: str = Field(pattern=f"^{_NAME.pattern}$")
+    name: str = Field(pattern=f"^{NAME.pattern}$")
     network: dict[str, Any]
     start: str | None
     vocabulary_size: int

@@ -30,9 +30,11 @@ def command(
     nextword average out/tuned/model model/pretrained/english --share 0.7 --share 0.3 --out out/both
     nextword evaluate out/both --data held-out.txt
     """
-    from model.artifact import CONFIG, Artifact, ArtifactError
+    from model.artifact import CONFIG, NAME, NAMED, Artifact, ArtifactError
     from model.soup import SoupError, write_soup
 
+    if name is not None and not NAME.fullmatch(name):
+        _stop(f"--name {name!r}: {NAMED}")
     if (out / CONFIG).exists() and not replace:
         _stop(f"{out}: there is a model already; give --replace to replace it")
     try:

@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from app.commands.output import printing
+from app.commands import output
 
 
 class Start(StrEnum):
@@ -100,10 +100,12 @@ def command(
     nextword import model_iter_39000.npz --vocabulary ptb.json --out models/ptb
     nextword serve --model models/ptb
     """
-    from model.artifact import CONFIG, ArtifactError
+    from model.artifact import CONFIG, NAME, NAMED, ArtifactError
     from model.checkpoint import CheckpointError
     from model.importing import import_checkpoint
 
+    if name is not None and not NAME.fullmatch(name):
+        _stop(f"--name {name!r}: {NAMED}")
     if (out / CONFIG).exists() and not replace:
         _stop(f"{out}: there is a model already; give --replace to replace it")
     try:
@@ -123,7 +125,7 @@ def command(
     except (CheckpointError, ArtifactError) as error:
         _stop(str(error))
     sizes = ", ".join(f"{key} {value}" for key, value in artifact.network.items() if key != "kind")
-    with printing(_stop):
+    with output.printing(_stop):
         typer.echo(f"{artifact.id}: {artifact.network['kind']}, {sizes}, {artifact.parameters:,} parameters")
         typer.echo(f"nextword serve --model {out}")
 

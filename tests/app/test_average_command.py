@@ -103,7 +103,7 @@ def test_models_of_another_kind_have_no_mean(tmp_path: Path, changes: dict[str, 
         (["one", "other", "--share", 1, "--share", 0], "shares are 1, 0: they are above 0"),
         (["one", "other", "--share", "nan", "--share", 1], "shares are nan, 1: they are above 0"),
         (["one", "missing"], "missing: there is no such model directory"),
-        (["one", "other", "--name", "no/name"], "name"),
+        (["one", "other", "--name", "no/name"], "--name 'no/name': a model's name has up to 64 letters"),
     ],
 )
 def test_refusals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[object], message: str) -> None:

@@ -82,10 +82,13 @@ def test_what_does_not_fit_is_one_line_and_status_2(tmp_path: Path, files: list[
 
 
 def test_a_name_that_cannot_be_one(files: list[object]) -> None:
-    result = run(*files, "--name", "two words")
-    assert result.exit_code == 2
-    assert "name: String should match pattern" in result.stderr
-    assert result.stderr.count("\n") == 1
+    for name in ("a b/../<x>", "two words", "-a", "", "x" * 65, "caf\u00e9", "line\n"):
+        result = run(*files, f"--name={name}")
+        assert result.exit_code == 2
+        assert result.stderr == (
+            f"nextword import: --name {name!r}: a model's name has up to 64 letters (A to Z), digits, ., - and _, "
+            "and begins with a letter or digit\n"
+        )
 
 
 @pytest.mark.parametrize("out", ["---", "ümlaut ...", "x" * 200])
