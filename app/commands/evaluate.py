@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from app.commands.output import printing
+from app.commands import output
 from model.adaptation import MOST_PAIRS, Adaptation
 from model.runtimes import RUNTIMES
 
@@ -149,9 +148,9 @@ def command(
         except ArtifactError as error:
             failed.append(f"not recorded: {error}")
     try:
-        with printing(_stop):
+        with output.printing(_stop):
             if as_json:
-                typer.echo(json.dumps(measured.to_json(), indent=2, ensure_ascii=False, allow_nan=False))
+                typer.echo(output.as_json(measured.to_json(), indent=2))
             else:
                 _print(measured, Console(markup=False, emoji=False))
     finally:

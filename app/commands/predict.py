@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from app.commands.output import printing
+from app.commands import output
 from app.settings import SHIPPED_MODEL
 from model.runtimes import RUNTIMES
 
@@ -23,6 +22,7 @@ if TYPE_CHECKING:  # imported when there is something to predict, so that --help
 #: A line that begins a new text.
 ANEW = "/new"
 
+_WIDTH = 30  # columns of the longest bar
 _HINT = (
     "Type words and press Enter: what may come next is shown, and the next line goes on. "
     f"{ANEW} begins anew, Ctrl-D ends."
@@ -70,14 +70,14 @@ def command(
         _stop(str(error))
     console = Console()
     reading = Reading(artifact, loaded)
-    with printing(_stop):
+    with output.printing(_stop):
         for line in [text] if text is not None else _lines(console, asks=not as_json and sys.stdin.isatty()):
             if text is None and line.strip() == ANEW:
                 reading = Reading(artifact, loaded)
                 continue
             unknown = reading.read(line)
             if as_json:
-                typer.echo(json.dumps(reading.to_json(top_k), ensure_ascii=False, allow_nan=False))
+                typer.echo(output.as_json(reading.to_json(top_k)))
             else:
                 reading.show(console, top_k, unknown)
 
@@ -126,7 +126,7 @@ class Reading:
 
     def show(self, console: Console, top_k: int, unknown: list[str]) -> None:
         """Bars, the longest one for the likeliest word."""
-        from rich.bar import Bar
+        from rich.bar import END_BLOCK_ELEMENTS, FULL_BLOCK, Bar
         from rich.table import Table
         from rich.text import Text
 
@@ -135,7 +135,9 @@ class Reading:
         best = self.predictions(top_k)
         table = Table.grid(padding=(0, 2, 0, 0))
         for word, probability, _ in best:
-            bar = Bar(best[0][1], 0, probability, width=30, color="cyan")
+            bar: Bar | str = Bar(best[0][1], 0, probability, width=_WIDTH, color="cyan")
+            if not output.can_show(FULL_BLOCK + "".join(END_BLOCK_ELEMENTS)):
+                bar = "#" * round(_WIDTH * probability / best[0][1])
             table.add_row(Text(word, style="bold"), Text(f"{probability:.1%}", justify="right"), bar)
         console.print(table)
 

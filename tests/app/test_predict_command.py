@@ -26,15 +26,18 @@ WORDS = ["<unk>", "<eos>", "the", "cat", "sat", "on", "mat", "."]
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("models") / "tiny"
-    network = {"kind": "gru", "vocabulary_size": len(WORDS), "embedding_size": 3, "hidden_sizes": [4]}
+    return tiny(tmp_path_factory.mktemp("models") / "tiny", WORDS)
+
+
+def tiny(path: Path, words: list[str]) -> Path:
+    network = {"kind": "gru", "vocabulary_size": len(words), "embedding_size": 3, "hidden_sizes": [4]}
     chance = np.random.default_rng(0)
     Artifact.write(
         path,
         name="tiny",
         network=network,
         start="<eos>",
-        tokenizer=Tokenizer.from_vocabulary(WORDS, "english"),
+        tokenizer=Tokenizer.from_vocabulary(words, "english"),
         weights={name: chance.normal(size=shape) for name, shape in parameter_shapes(network).items()},
         card="# tiny\n",
     )
@@ -83,6 +86,24 @@ def test_bars(model: Path) -> None:
     assert lengths == sorted(lengths, reverse=True)
     assert lengths[0] == 30
     assert "%" in rows[0]
+
+
+def test_standard_output_may_be_ascii(tmp_path: Path) -> None:
+    words = ["<unk>", "<eos>", "caf\u00e9", "\u2014"]
+    path = tiny(tmp_path / "tiny", words)
+    command = [sys.executable, "-c", "import app.cli; app.cli.main()", "predict", str(path), "--text", "", "--top-k=3"]
+    shown, found = (
+        subprocess.run(
+            [*command, *how], cwd=ROOT, env=os.environ | {"PYTHONIOENCODING": "ascii"}, capture_output=True, check=True
+        ).stdout.decode("ascii")
+        for how in ([], ["--json"])
+    )
+    best = probabilities(found)
+    assert sorted(best) == sorted(words[1:])
+    rows = [line.split() for line in shown.splitlines()]
+    assert [row[0].encode().decode("unicode_escape") for row in rows] == list(best)
+    assert [len(row[2]) for row in rows] == [round(30 * each / max(best.values())) for each in best.values()]
+    assert set("".join(row[2] for row in rows)) == {"#"}
 
 
 def test_piped_lines_go_on(model: Path) -> None:
