@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -124,7 +125,7 @@ def command(
     if record:
         others = {"--adapt": adapt, "--words": words is not None, "--streams": streams > 1}
         _refuse(others, "and --record exclude each other: what a model says of itself is of whole texts, read exactly")
-    write_report = None if report is None else _writer()
+    write_report = None if report is None else _writer(report)
     texts = _read(data)
     progress = Console(stderr=True)
     try:
@@ -172,12 +173,18 @@ def _adapted(best: Adaptation, own: Mapping[str, Any]) -> Adaptation:
         _stop(f"--adapt: {error}")
 
 
-def _writer() -> Callable[[Evaluation, Tokenizer, Path], Path]:
-    """What writes a report; a package that it lacks is missed before minutes of measuring, not after."""
+def _writer(folder: Path) -> Callable[[Evaluation, Tokenizer, Path], Path]:
+    """What writes a report in `folder`; what it lacks for that is missed before minutes of measuring, not after."""
     try:
         from model.reports.evaluation import write
     except ModuleNotFoundError as error:
         _stop(str(error))
+    # The folder is made when there is something to write in it.
+    there = next(at for at in (folder, *folder.absolute().parents) if os.path.lexists(at))
+    if not there.is_dir():
+        _stop(f"--report {folder}: {there} is no directory; name another DIR")
+    if not os.access(there, os.W_OK | os.X_OK):
+        _stop(f"--report {folder}: {there} cannot be written in; name another DIR")
     return write
 
 
@@ -249,25 +256,43 @@ def _measure(
 
 
 def _read(paths: list[Path]) -> dict[str, str]:
-    """The texts, by the names of their files; those whose names are the same, by their paths from where these part."""
+    """The texts, by the names of their files; those whose names are the same, by their paths from where these part.
+
+    What cannot be printed is escaped in them, and where that makes two the same, or one that of all together, they are
+    numbered.
+    """
+    from model.tables import TOGETHER
+
     whole = [Path(os.path.abspath(path)) for path in paths]  # noqa: PTH100 - takes out "..", and follows no link
-    texts, read = {}, set()
+    texts: dict[str, str] = {}
+    read = set()
+    taken = {TOGETHER} if len(paths) > 1 else set()
     for path, at in zip(paths, whole, strict=True):
+        given = _printable(path)
         if at.resolve() in read:
-            _stop(f"{path}: given twice")
+            _stop(f"{given}: given twice")
         read.add(at.resolve())
         try:
             text = path.read_text(encoding="utf-8-sig")
         except UnicodeDecodeError as error:
-            _stop(f"{path}: not UTF-8 at byte {error.start}; save the text as UTF-8")
+            _stop(f"{given}: not UTF-8 at byte {error.start}; save the text as UTF-8")
         except OSError as error:
-            _stop(f"{path}: cannot be read: {error.strerror or error}")
+            _stop(f"{given}: cannot be read: {error.strerror or error}")
         if not text.strip():
-            _stop(f"{path}: there are no words in it")
+            _stop(f"{given}: there are no words in it")
         folder = os.path.commonpath([other.parent for other in whole if other.name == at.name])
-        # A name need not be text everywhere: what is none of it is escaped.
-        texts[os.fsencode(at.relative_to(folder)).decode(errors="backslashreplace")] = text
+        named = _printable(at.relative_to(folder))
+        numbered = (f"{named} ({number})" for number in count(2))
+        name = next(each for each in chain([named], numbered) if each not in taken)
+        taken.add(name)
+        texts[name] = text
     return texts
+
+
+def _printable(path: Path) -> str:
+    """A path as text for a terminal and for a drawing, which some characters would break; it need not even be text."""
+    text = os.fsencode(path).decode(errors="backslashreplace")
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
 
 
 def _stop(reason: str) -> NoReturn:

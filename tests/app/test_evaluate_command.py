@@ -1,9 +1,12 @@
+import base64
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -165,6 +168,37 @@ def test_a_name_need_not_be_text(model: Path, tmp_path: Path) -> None:
     assert "caf\\xe9.txt" in (tmp_path / "report" / "evaluation.html").read_text()
 
 
+def test_what_cannot_be_printed_of_a_name_is_escaped(model: Path, tmp_path: Path) -> None:
+    names = {
+        "red\x1b[31m.txt": r"red\x1b[31m.txt",
+        "no\uffff.txt": r"no\uffff.txt",
+        "two\nlines.txt": r"two\nlines.txt",
+    }
+    for name in names:
+        (model.parent / name).write_text(TEXT)
+    options = [*(f"--data={model.parent / name}" for name in names), "--runtime=chainer", "--report", tmp_path]
+    result = run(model, *options)
+    assert result.exit_code == 0
+    assert "\x1b" not in result.output
+    for shown in names.values():
+        assert shown in result.stdout
+    for picture in re.findall(r"base64,([^\"]*)", (tmp_path / "evaluation.html").read_text()):
+        ElementTree.fromstring(base64.b64decode(picture))  # noqa: S314 - our own
+    refused = run(model, "--data", "\x1b[31mmissing.txt")
+    assert refused.stderr == r"nextword evaluate: \x1b[31mmissing.txt: cannot be read: No such file or directory" "\n"
+
+
+def test_no_text_takes_the_name_of_another(model: Path) -> None:
+    names = ["together", "a\tb", r"a\tb"]
+    for name in names:
+        (model.parent / name).write_text(TEXT)
+    found = measure(model, *(f"--data={model.parent / name}" for name in names))
+    assert list(found["texts"]) == ["text.txt", "together (2)", r"a\tb", r"a\tb (2)"]
+    assert found["words"] == 13 * 4
+    alone = json.loads(run(model, "--data", model.parent / "together", "--runtime=chainer", "--json").stdout)
+    assert list(alone["texts"]) == ["together"]
+
+
 def test_a_report_beside_the_figures(model: Path, tmp_path: Path) -> None:
     found = measure(model, "--report", tmp_path / "out" / "report")
     page = (tmp_path / "out" / "report" / "evaluation.html").read_text()
@@ -204,12 +238,35 @@ def test_what_cannot_be_printed_is_said_in_one_line(model: Path, how: str) -> No
     assert "perplexity" in Artifact.load(model).measured
 
 
-def test_a_report_that_cannot_be_written_comes_after_the_figures(model: Path, tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("in the way")
-    result = run(model, "--data", model.parent / "text.txt", "--json", "--report", tmp_path / "file")
+def test_a_report_that_cannot_be_written_costs_no_figures(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "report" / "evaluation.html").mkdir(parents=True)
+    result = run(model, "--data", model.parent / "text.txt", "--json", "--report", tmp_path / "report")
     assert result.exit_code == 2
-    assert "the report cannot be written: File exists" in result.stderr
+    assert "the report cannot be written: Is a directory" in result.stderr
     assert json.loads(result.stdout)["words"] == 13
+
+
+def test_where_no_report_can_be_is_told_before_anything_is_measured(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "closed").mkdir()
+    monkeypatch.setattr(os, "access", lambda path, _: path != tmp_path / "closed")  # for root every folder is open
+    for folder, at, why in [
+        ("file", "file", "is no directory"),
+        ("file/deeper/report", "file", "is no directory"),
+        ("dangling", "dangling", "is no directory"),
+        ("closed/report", "closed", "cannot be written in"),
+    ]:
+        result = run(model, "--data", model.parent / "text.txt", "--report", tmp_path / folder)
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert result.stderr == (
+            f"nextword evaluate: --report {tmp_path / folder}: {tmp_path / at} {why}; name another DIR\n"
+        )
+    assert sorted(path.name for path in (tmp_path / "closed").parent.iterdir()) == [
+        *("closed", "dangling", "file", "model", "text.txt")
+    ]
 
 
 def test_without_matplotlib_a_report_is_refused_before_anything_is_measured(
