@@ -162,7 +162,8 @@ class Measurement:
 @dataclass(frozen=True, slots=True, eq=False)
 class Evaluation:
     """What was found for each of some texts, by name. streams: in how many pieces each was read, 1 being exact;
-    adaptation: how the model adapted to each, if it did.
+    adaptation: how the model adapted to each, if it did. words_limit: how many words of each were read at most, if not
+    all.
     """
 
     model: str
@@ -172,6 +173,7 @@ class Evaluation:
     seconds: float
     texts: dict[str, Measurement]
     adaptation: Adaptation | None = None
+    words_limit: int | None = None
 
     @property
     def together(self) -> Measurement:
@@ -185,6 +187,7 @@ class Evaluation:
             "runtime": self.runtime,
             "device": self.device,
             "streams": self.streams,
+            "words_limit": self.words_limit,
             "adaptation": None if self.adaptation is None else asdict(self.adaptation),
             "suggestions": SUGGESTIONS,
             "seconds": self.seconds,

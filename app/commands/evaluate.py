@@ -133,6 +133,7 @@ def command(
         adaptation = _adapted(artifact.adaptation, own) if adapt else None
         loaded = load(artifact, runtime, threads=threads)
         measured = _measure(artifact, loaded, texts, words, streams, keystrokes, adaptation, progress)
+        measured = replace(measured, words_limit=words)
     except (ArtifactError, EvaluationError, RuntimeUnavailableError) as error:
         _stop(str(error))
     # What cannot be written costs nothing else that was found; what is printed may, so it comes last.
@@ -200,8 +201,9 @@ def _print(measured: Evaluation, console: Console) -> None:
     inexact = "" if measured.streams == 1 else f", in {measured.streams} streams, so not exact"
     how = measured.adaptation
     adapting = "" if how is None else f", adapting (size {how.size}, theta {how.theta:g}, weight {how.weight:g})"
+    limited = "" if measured.words_limit is None else f", the first {measured.words_limit:,} of each text at most"
     titles = {
-        f"{measured.model}, {together.words:,} words{adapting}{inexact}": tables.figures(together),
+        f"{measured.model}, {together.words:,} words{limited}{adapting}{inexact}": tables.figures(together),
         **({"by text": tables.texts(measured)} if len(measured.texts) > 1 else {}),
     }
     for title, content in titles.items():

@@ -34,12 +34,14 @@ def write(evaluation: Evaluation, tokenizer: Tokenizer, folder: Path) -> Path:
         if how is None
         else f" The model adapted to each: size {how.size}, theta {how.theta:g}, weight {how.weight:g}."
     )
-    inexact = "" if evaluation.streams == 1 else f" Each was read in {evaluation.streams} pieces, so not exactly."
+    inexact = "" if evaluation.streams == 1 else f" Each was read in up to {evaluation.streams} pieces, so not exactly."
+    limit = evaluation.words_limit
+    limited = "" if limit is None else f" Of each text the first {limit:,} words were read at most."
     parts = [
         page.paragraph(
             f"{together.words:,} words, read by the runtime {evaluation.runtime} on {evaluation.device} at "
             f"{together.words / evaluation.seconds:,.0f} words/s. Each text is one sequence: every word is predicted "
-            f"from all the words before it.{adapting}{inexact}"
+            f"from all the words before it.{limited}{adapting}{inexact}"
         ),
         _table(tables.figures(together)),
     ]

@@ -116,9 +116,28 @@ def test_every_figure_and_name_is_whole(model: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_options_reach_the_evaluation(model: Path) -> None:
-    assert measure(model, "--words", 5)["words"] == 5
+    assert measure(model)["words_limit"] is None
+    assert measure(model, "--words", 5)["words"] == measure(model, "--words", 5)["words_limit"] == 5
     assert measure(model, "--streams", 2)["streams"] == 2
     assert measure(model, "--no-keystrokes")["figures"][ALL]["keystroke_savings"] is None
+
+
+@pytest.mark.parametrize(
+    ("option", "in_title", "in_page"),
+    [
+        ("--words=5", ", the first 5 of each text at most", "Of each text the first 5 words were read at most."),
+        ("--streams=2", ", in 2 streams, so not exact", "Each was read in up to 2 pieces, so not exactly."),
+    ],
+)
+def test_what_was_not_read_as_a_whole_says_so(
+    model: Path, tmp_path: Path, option: str, in_title: str, in_page: str
+) -> None:
+    options = ["--data", model.parent / "text.txt", "--runtime", "chainer", "--report", tmp_path]
+    whole, part = run(model, *options), run(model, *options, option)
+    page = (tmp_path / "evaluation.html").read_text()
+    assert in_title in " ".join(part.stdout.split())
+    assert in_title not in " ".join(whole.stdout.split())
+    assert in_page in page
 
 
 def test_several_files_are_texts_of_their_own(model: Path) -> None:
