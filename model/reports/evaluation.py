@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +17,7 @@ from model.tokenizer import Tokenizer
 NAME = "evaluation.html"
 
 _MOST = 20  # rows in a table of words
+_MOST_LINES = 10  # in one drawing: as many as there are colours
 _LONGEST = 40  # characters of the name of a text in a drawing
 
 
@@ -53,7 +53,7 @@ def write(evaluation: Evaluation, tokenizer: Tokenizer, folder: Path) -> Path:
         ]
     parts += [
         page.heading("How often the next word is among the likeliest"),
-        page.drawing(_recall(evaluation), "Lines: recall at 1, 3, 5 and 10 of each text"),
+        *_recalls(evaluation),
         page.heading("Is it as sure as it is right?"),
         page.paragraph(
             "For each tenth of the probability that the likeliest word was said to have: how often that word came. On "
@@ -110,20 +110,38 @@ def _perplexities(evaluation: Evaluation) -> Figure:
     return figure
 
 
+def _recalls(evaluation: Evaluation) -> list[str]:
+    """The drawing of recalls, and which texts are in it where not all are."""
+    figure = page.drawing(_recall(evaluation), "Lines: recall at 1, 3, 5 and 10 of each text that the legend names")
+    if len(evaluation.texts) <= _MOST_LINES:
+        return [figure]
+    said = (
+        f"Of {len(evaluation.texts)} texts those three are drawn whose recall@3 is highest, those three whose it is "
+        "lowest, and all together."
+    )
+    return [page.paragraph(said), figure]
+
+
 def _recall(evaluation: Evaluation) -> Figure:
-    figure, axes = _axes(height=4.5)
-    measured = [(_label(name), found, 1) for name, found in evaluation.texts.items()]
-    if len(measured) > 1:
-        measured.append((tables.TOGETHER, evaluation.together, 3))
+    """A line a text, the highest recall@3 first, and a thick black one for all together. The legend is below."""
+    measured = sorted(evaluation.texts.items(), key=lambda item: -item[1].figures[ALL].recall[3])
+    if len(measured) > _MOST_LINES:
+        measured = measured[:3] + measured[-3:]
+    below = 0.3 + 0.22 * (len(measured) + 1)
+    figure, axes = _axes(height=4.5 + below, below=below)
     lines = []
-    for _, found, width in measured:
-        recall: Sequence[float] = list(found.figures[ALL].recall.values())
-        lines += axes.plot(RECALL_AT, recall, marker="o", linewidth=width)
+    for _, found in measured:
+        lines += axes.plot(RECALL_AT, list(found.figures[ALL].recall.values()), marker="o", linewidth=1)
+    labels = [_label(name) for name, _ in measured]
+    if len(measured) > 1:
+        together = list(evaluation.together.figures[ALL].recall.values())
+        lines += axes.plot(RECALL_AT, together, marker="o", linewidth=3, color="black")
+        labels.append(tables.TOGETHER)
     axes.set_xticks(RECALL_AT)
     axes.set_xlabel("k")
     axes.set_ylabel("recall@k, all words")
     axes.yaxis.set_major_formatter("{x:.0%}")
-    axes.legend(lines, [name for name, _, _ in measured], fontsize="small")
+    figure.legend(lines, labels, fontsize="small", loc="lower center")
     return figure
 
 
@@ -152,9 +170,10 @@ def reliability(calibration: Calibration) -> Figure:
     return figure
 
 
-def _axes(height: float, left: float = 0.12) -> tuple[Figure, Axes]:
+def _axes(height: float, left: float = 0.12, below: float = 0) -> tuple[Figure, Axes]:
+    """below: how many inches are left free under the axes and their labels."""
     figure = Figure(figsize=(7, height))
-    bottom = 0.6 / height
+    bottom = (0.6 + below) / height
     axes = figure.add_axes((left, bottom, 0.97 - left, 0.96 - bottom))
     axes.grid(alpha=0.3)
     axes.set_axisbelow(True)

@@ -1,17 +1,21 @@
 import base64
+import math
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 from matplotlib import cbook
 
 from model import evaluation
-from model.measurement import ALL, Evaluation
+from model.measurement import ALL, Calibration, Evaluation
 from model.reports import evaluation as report
 from model.reports.evaluation import write
 from model.runtimes.reference import ReferenceRuntime
 from tests.model.test_evaluation import TEXTS, WORDS, model_of
+from tests.model.test_tables import measurement
 
 HOSTILE = '<script>alert("&")</script>'
 
@@ -97,8 +101,56 @@ def test_every_name_is_drawn_as_it_is(tmp_path: Path) -> None:
     for figure in (bars, lines):
         figure.canvas.draw()
     ticks = bars.axes[0].get_yticklabels()
-    for drawn, expected in ((ticks, shown), (lines.axes[0].get_legend().get_texts(), [*shown, "together"])):
+    for drawn, expected in ((ticks, shown), (lines.legends[0].get_texts(), [*shown, "together"])):
         assert not any(cbook.is_math_text(text.get_text()) for text in drawn)
         assert [text.get_text().replace(r"\$", "$") for text in drawn] == expected
     assert min(tick.get_window_extent().x0 for tick in ticks) >= 0, "nothing is cut off"
     assert len(lines.axes[0].lines) == len(names) + 1
+
+
+@pytest.mark.parametrize("count", [1, 2, 10, 11, 40])
+def test_no_line_is_hidden_or_taken_for_another(count: int, tmp_path: Path) -> None:
+    one = measurement(1000, 64, (1, 2, 3, 4), (2, 1))
+    texts = {
+        f"text {at}": replace(
+            one, figures={ALL: replace(one.figures[ALL], hits={1: at, 3: 9 * at, 5: 10 * at, 10: 999})}
+        )
+        for at in range(count)
+    }
+    found = Evaluation("tiny@1", "table", "cpu", 1, 2.0, texts)
+    figure = report._recall(found)
+    figure.canvas.draw()
+    axes, legend = figure.axes[0], figure.legends[0]
+    assert legend.get_window_extent().y1 < axes.get_tightbbox().y0
+    assert legend.get_window_extent().y0 >= 0
+    names = [text.get_text() for text in legend.get_texts()]
+    best_first = [f"text {at}" for at in reversed(range(count))]
+    drawn = best_first if count < 11 else best_first[:3] + best_first[-3:]
+    assert names == (drawn if count == 1 else [*drawn, "together"])
+    colours = [line.get_color() for line in axes.lines]
+    assert len(set(colours)) == len(colours) == len(names)
+    if count > 1:
+        assert (colours[-1], axes.lines[-1].get_linewidth()) == ("black", 3)
+    for line, name in zip(axes.lines, drawn, strict=False):
+        assert list(line.get_ydata()) == list(texts[name].figures[ALL].recall.values())
+    said = f"Of {count} texts those three are drawn whose recall@3 is highest"
+    assert (said in page_of(found, tmp_path)) == (count > 10)
+
+
+def test_a_bar_is_how_often_the_word_came() -> None:
+    """Not how likely it was said to be; and a certain word is in a bar of its own, beside one that is likely."""
+    calibration = Calibration.of(np.array([0.15, 0.15, 0.85, 0.95, 1.0, 0.99]), np.array([1, 0, 0, 1, 1, 0], np.bool_))
+    bars = report.reliability(calibration).axes[0].patches
+    assert [round(bar.get_x() + bar.get_width() / 2, 9) for bar in bars] == [0.15, 0.85, 0.95]
+    assert [bar.get_height() for bar in bars] == pytest.approx([1 / 2, 0, 2 / 3])
+
+
+def test_what_words_cost_is_in_bits(tmp_path: Path) -> None:
+    one = measurement(4, 64, (1, 2, 3, 4), (2, 1))
+    costs = np.zeros((2, len(WORDS)))
+    costs[:, WORDS.index("cat")] = 3, 3 * math.log(2)
+    costs[:, WORDS.index("mat")] = 1, 7 * math.log(2)
+    found = Evaluation("tiny@1", "table", "cpu", 1, 2.0, {"one": replace(one, counts=costs[0], costs=costs[1])})
+    cells = [cell.strip() for cell in Reader(page_of(found, tmp_path)).cells]
+    at = cells.index("of all bits") + 1
+    assert cells[at : at + 8] == ["mat", "1", "7.00", "70.0%", "cat", "3", "1.00", "30.0%"]
