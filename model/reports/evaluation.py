@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ NAME = "evaluation.html"
 
 _MOST = 20  # rows in a table of words
 _MOST_LINES = 10  # in one drawing: as many as there are colours
-_LONGEST = 40  # characters of the name of a text in a drawing
+_LONGEST = 40  # columns of the name of a text in a drawing
 
 
 def write(evaluation: Evaluation, tokenizer: Tokenizer, folder: Path) -> Path:
@@ -100,7 +101,7 @@ def _costs(measured: Measurement, tokenizer: Tokenizer) -> str:
 
 def _perplexities(evaluation: Evaluation) -> Figure:
     names = [_label(name) for name in evaluation.texts]
-    figure, axes = _axes(height=1 + 0.35 * len(names), left=0.03 + 0.0135 * max(map(len, names)))
+    figure, axes = _axes(height=1 + 0.35 * len(names), left=0.03 + 0.0135 * max(map(_columns, names)))
     values = [measured.figures[ALL].perplexity for measured in evaluation.texts.values()]
     bars = axes.barh(range(len(names)), values, tick_label=names)
     axes.bar_label(bars, [tables.perplexity(value, 1) for value in values], padding=4)
@@ -147,9 +148,19 @@ def _recall(evaluation: Evaluation) -> Figure:
 
 def _label(name: str) -> str:
     """The name of a text in a drawing: without a meaning to matplotlib, and short enough for it."""
-    if len(name) > _LONGEST:
-        name = f"{name[: _LONGEST // 3]}…{name[1 - _LONGEST + _LONGEST // 3 :]}"
+    if _columns(name) > _LONGEST:
+        first, last = name[: _LONGEST // 3], name[1 - _LONGEST + _LONGEST // 3 :]
+        while _columns(first) > _LONGEST // 3:
+            first = first[:-1]
+        while _columns(last) > _LONGEST - 1 - _LONGEST // 3:
+            last = last[1:]
+        name = f"{first}…{last}"
     return name.replace("$", r"\$")
+
+
+def _columns(text: str) -> int:
+    """How wide a text is: two columns a letter of Chinese, Japanese or Korean."""
+    return sum(2 if unicodedata.east_asian_width(each) in "WF" else 1 for each in text)
 
 
 def reliability(calibration: Calibration) -> Figure:

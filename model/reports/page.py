@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import warnings
 from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
@@ -70,8 +71,10 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, caption: str = 
 def drawing(figure: Figure, description: str) -> str:
     """A figure as a picture in the page; `description` is for those who cannot see it."""
     picture = io.BytesIO()
-    # Neither the date nor chance is in it: the same figures give the same page.
-    with rc_context({"svg.hashsalt": "nextword"}):
+    # Neither the date nor chance is in it: the same figures give the same page. Text is drawn by the browser, which has
+    # letters for names that matplotlib's font lacks, and which it would warn of.
+    with rc_context({"svg.hashsalt": "nextword", "svg.fonttype": "none"}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
         figure.savefig(picture, format="svg", metadata={"Date": None})
     data = base64.b64encode(picture.getvalue()).decode("ascii")
     return f'<p><img alt="{escape(description)}" src="data:image/svg+xml;base64,{data}"></p>'

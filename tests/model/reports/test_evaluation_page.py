@@ -108,6 +108,25 @@ def test_every_name_is_drawn_as_it_is(tmp_path: Path) -> None:
     assert len(lines.axes[0].lines) == len(names) + 1
 
 
+def test_names_in_any_script_are_text_for_the_browser(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    one = measurement(1000, 64, (1, 2, 3, 4), (2, 1))
+    names = ["\u624b\u7d19.txt", "\ud3b8\uc9c0.txt", "\u0938\u0902\u0926\u0947\u0936.txt"]
+    found = Evaluation("tiny@1", "table", "cpu", 1, 2.0, dict.fromkeys(names, one))
+    bars, lines, _ = Reader(page_of(found, tmp_path)).loaded
+    for picture in (bars, lines):
+        drawn = ElementTree.fromstring(base64.b64decode(picture.split(",")[1]))  # noqa: S314 - our own
+        texts = {text.text: text.get("style") for text in drawn.iter("{http://www.w3.org/2000/svg}text")}
+        assert set(names) <= set(texts)
+        assert "sans-serif" in str(texts[names[0]])
+    assert not recwarn.list
+
+
+def test_wide_letters_have_room() -> None:
+    long = "\u624b" * 60
+    assert report._label(long) == "\u624b" * 6 + "…" + "\u624b" * 13
+    assert report._label("\u624b" * 20) == "\u624b" * 20
+
+
 @pytest.mark.parametrize("count", [1, 2, 10, 11, 40])
 def test_no_line_is_hidden_or_taken_for_another(count: int, tmp_path: Path) -> None:
     one = measurement(1000, 64, (1, 2, 3, 4), (2, 1))
