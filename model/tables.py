@@ -31,7 +31,7 @@ def figures(measured: Measurement) -> Table:
     ]
     rows += [(f"recall@{k}", *(f"{each.recall[k]:.1%}" for each in found)) for k in RECALL_AT]
     rows.append((f"keystroke savings, {SUGGESTIONS} offered", *(share(each.keystroke_savings) for each in found)))
-    return Table(("", *measured.figures), rows)
+    return Table(("figure", *measured.figures), rows)
 
 
 def texts(evaluation: Evaluation) -> Table:

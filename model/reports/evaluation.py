@@ -44,12 +44,12 @@ def write(evaluation: Evaluation, tokenizer: Tokenizer, folder: Path) -> Path:
             f"{together.words / evaluation.seconds:,.0f} words/s. Each text is one sequence: every word is predicted "
             f"from all the words before it.{limited}{adapting}{inexact}"
         ),
-        _table(tables.figures(together)),
+        _table(tables.figures(together), "Figures"),
     ]
     if len(evaluation.texts) > 1:
         parts += [
             page.heading("By text"),
-            _table(tables.texts(evaluation), sum_last=True),
+            _table(tables.texts(evaluation), "Figures by text", sum_last=True),
             page.drawing(_perplexities(evaluation), "Bars: the perplexity of each text"),
         ]
     parts += [
@@ -70,8 +70,8 @@ def write(evaluation: Evaluation, tokenizer: Tokenizer, folder: Path) -> Path:
     return path
 
 
-def _table(table: tables.Table, *, caption: str = "", sum_last: bool = False) -> str:
-    return page.table(table.head, table.rows, caption=caption, sum_last=sum_last)
+def _table(table: tables.Table, label: str, *, sum_last: bool = False) -> str:
+    return page.table(table.head, table.rows, label=label, sum_last=sum_last)
 
 
 def _mistakes(measured: Measurement, tokenizer: Tokenizer) -> str:
@@ -80,7 +80,7 @@ def _mistakes(measured: Measurement, tokenizer: Tokenizer) -> str:
         for (came, said), count in measured.mistakes.most_common(_MOST)
     ]
     head = ("what came", "what was likeliest", "times", "of all words")
-    return page.table(head, rows, caption="The commonest mistakes.")
+    return page.table(head, rows, label="Mistakes", caption="The commonest mistakes.")
 
 
 def _costs(measured: Measurement, tokenizer: Tokenizer) -> str:
@@ -96,7 +96,9 @@ def _costs(measured: Measurement, tokenizer: Tokenizer) -> str:
         if measured.counts[id]
     ]
     head = ("word", "times", "bits each", "of all bits")
-    return page.table(head, rows, caption="The words that cost most: the log-likelihood is lost on these.")
+    return page.table(
+        head, rows, label="Costs", caption="The words that cost most: the log-likelihood is lost on these."
+    )
 
 
 def _perplexities(evaluation: Evaluation) -> Figure:

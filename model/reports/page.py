@@ -18,6 +18,7 @@ _STYLE = """
 :root { color-scheme: light dark; font: 16px/1.5 system-ui, sans-serif; }
 body { max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
 h1, h2 { line-height: 1.2; }
+h1 { overflow-wrap: anywhere; }
 h2 { margin-top: 2.5rem; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
@@ -40,7 +41,7 @@ def write(path: Path, title: str, parts: Iterable[str]) -> None:
     content = (
         f'<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n<title>{escape(title)}</title>\n'
         f'<meta name="viewport" content="width=device-width">\n<style>{_STYLE}</style>\n'
-        f"<h1>{escape(title)}</h1>\n" + "\n".join(parts) + "\n"
+        f"<main>\n<h1>{escape(title)}</h1>\n" + "\n".join(parts) + "\n</main>\n"
     )
     with replacing(path) as file:
         file.write(content.encode())
@@ -54,9 +55,14 @@ def paragraph(text: str) -> str:
     return f"<p>{escape(text)}</p>"
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, caption: str = "", sum_last: bool = False) -> str:
-    """A table, each row as long as `head`; its first column names the rows. sum_last: the last row is of the others."""
-    lines = ['<div class="scroll"><table>']
+def table(
+    head: Sequence[str], rows: Sequence[Sequence[str]], *, label: str, caption: str = "", sum_last: bool = False
+) -> str:
+    """A table, each row as long as `head`; its first column names the rows. sum_last: the last row is of the others.
+
+    Where it is wider than the page it is scrolled, with keys, too; `label` says then, unseen, where one is.
+    """
+    lines = [f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(label)}"><table>']
     if caption:
         lines.append(f"<caption>{escape(caption)}</caption>")
     lines.append("<thead><tr>" + "".join(f'<th scope="col">{escape(name)}</th>' for name in head) + "</tr></thead>")

@@ -71,7 +71,7 @@ def _table(validations: Log) -> str:
         )
         for entry in validations[-_ROWS:]
     ]
-    return page.table(("epoch", "iteration", "perplexity", "accuracy"), rows)
+    return page.table(("epoch", "iteration", "perplexity", "accuracy"), rows, label="Validations")
 
 
 def _drawn_perplexity(loss: float) -> float:

@@ -33,7 +33,7 @@ FIRST, SECOND = (
 
 def test_each_figure_is_in_its_row_for_each_set_of_targets() -> None:
     assert tables.figures(FIRST) == tables.Table(
-        ("", ALL, WITHOUT_UNKNOWN),
+        ("figure", ALL, WITHOUT_UNKNOWN),
         [
             ("targets", "1,000", "999"),
             ("perplexity", "64.00", "64.00"),

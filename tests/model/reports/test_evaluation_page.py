@@ -28,10 +28,13 @@ class Reader(HTMLParser):
         self.tags: list[str] = []
         self.loaded: list[str] = []
         self.cells: list[str] = []
+        self.scrolled: list[dict[str, str | None]] = []
         self.feed(page)
 
     def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
+        if dict(attributes).get("class") == "scroll":
+            self.scrolled.append({name: value for name, value in attributes if name != "class"})
         self.loaded += [value or "" for name, value in attributes if name in ("src", "href")]
         if tag in ("td", "th"):
             self.cells.append("")
@@ -78,6 +81,18 @@ def test_what_was_found_is_in_its_tables(found: Evaluation, tmp_path: Path) -> N
     assert cells[first : first + 3] == [WORDS[came], WORDS[said], f"{times}"]
     costly = int(found.together.costs.argmax())
     assert cells[cells.index("of all bits") + 1] == WORDS[costly]
+
+
+def test_the_page_can_be_used_with_keys_and_be_heard(found: Evaluation, tmp_path: Path) -> None:
+    read = Reader(page_of(found, tmp_path))
+    assert read.scrolled == [
+        {"tabindex": "0", "role": "region", "aria-label": label}
+        for label in ("Figures", "Figures by text", "Mistakes", "Costs")
+    ]
+    assert read.tags.count("main") == 1
+    assert read.tags.index("main") < read.tags.index("h1")
+    assert read.cells.count("") == 0
+    assert read.cells[0] == "figure"
 
 
 def test_the_same_figures_give_the_same_page(found: Evaluation, tmp_path: Path) -> None:
