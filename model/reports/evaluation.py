@@ -126,7 +126,8 @@ def _recalls(evaluation: Evaluation) -> list[str]:
 
 
 def _recall(evaluation: Evaluation) -> Figure:
-    """A line a text, the highest recall@3 first, and a thick black one for all together. The legend is below."""
+    """A line a text, the highest recall@3 first, and behind them a thick black one for all together. The legend
+    is below."""
     measured = sorted(evaluation.texts.items(), key=lambda item: -item[1].figures[ALL].recall[3])
     if len(measured) > _MOST_LINES:
         measured = measured[:3] + measured[-3:]
@@ -138,7 +139,7 @@ def _recall(evaluation: Evaluation) -> Figure:
     labels = [_label(name) for name, _ in measured]
     if len(measured) > 1:
         together = list(evaluation.together.figures[ALL].recall.values())
-        lines += axes.plot(RECALL_AT, together, marker="o", linewidth=3, color="black")
+        lines += axes.plot(RECALL_AT, together, marker="o", linewidth=3, color="black", zorder=1)
         labels.append(tables.TOGETHER)
     axes.set_xticks(RECALL_AT)
     axes.set_xlabel("k")

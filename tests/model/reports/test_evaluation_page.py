@@ -165,6 +165,7 @@ def test_no_line_is_hidden_or_taken_for_another(count: int, tmp_path: Path) -> N
     assert len(set(colours)) == len(colours) == len(names)
     if count > 1:
         assert (colours[-1], axes.lines[-1].get_linewidth()) == ("black", 3)
+        assert axes.lines[-1].get_zorder() < min(line.get_zorder() for line in axes.lines[:-1])
     for line, name in zip(axes.lines, drawn, strict=False):
         assert list(line.get_ydata()) == list(texts[name].figures[ALL].recall.values())
     said = f"Of {count} texts those three are drawn whose recall@3 is highest"
