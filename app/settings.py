@@ -112,7 +112,8 @@ class Settings(BaseSettings):
         ge=1,
         le=50_000_000,
         description="Sessions in memory that adapt, at most: each takes up to 0.2 MB with the model that ships. Past "
-        "it the one left alone for longest is evicted; with sqlite or redis it stays in the store.",
+        "it the one left alone for longest is evicted; with sqlite or redis it stays in the store, and there are more "
+        "while requests work on all of them, --max-queue at most.",
     )
     history_bytes: int = Field(
         default=64 << 20,

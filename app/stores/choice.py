@@ -58,7 +58,7 @@ def choose(
             in_use=in_use,
         )
         return kept, kept.session_key if given is None else key
-    hot = MemoryStore(capacity=copies(settings), adapting=adapting, free=free, in_use=in_use)
+    hot = MemoryStore(capacity=copies(settings), adapting=adapting, free=free, in_use=in_use, copies=True)
     # Each is imported only where it is asked for.
     if kind == "sqlite":
         from app.stores.sqlite import SqliteBackend

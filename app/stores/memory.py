@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 
 import numpy as np
 
@@ -23,20 +24,28 @@ AT_HAND = 1024
 
 class MemoryStore:
     """At most `capacity` sessions, and `adapting` that adapt; a new one takes the place of the one that has been left
-    alone for longest.
+    alone for longest. With `copies`, which may go for they are elsewhere too, there are more that adapt while all of
+    them are in use: as many as that.
 
     `free` takes back the slot of a state that is dropped. `in_use` says whether a request is working on a session:
     such a one is neither evicted nor expired.
     """
 
     def __init__(
-        self, *, capacity: int, adapting: int, free: Callable[[int], None], in_use: Callable[[str], bool]
+        self,
+        *,
+        capacity: int,
+        adapting: int,
+        free: Callable[[int], None],
+        in_use: Callable[[str], bool],
+        copies: bool = False,
     ) -> None:
         self.evictions = 0
         self._free = free
         self._capacity = capacity
         self._most_adapting = adapting
         self._in_use = in_use
+        self._copies = copies
         self._table = Table(capacity, name_at=packed.NAME_AT)
         self._at_hand: OrderedDict[str, tuple[int, Session]] = OrderedDict()  # with their rows
         self._over = np.empty(0, np.int64)  # rows that were over when all were looked at
@@ -93,7 +102,10 @@ class MemoryStore:
                 self._free(before.state)
             return
         if session.cache is not None and len(self._caches) >= self._most_adapting:
-            self._evict(map(self._row, self._caches), "sessions that adapt")
+            if self._copies:
+                self._thin(self._most_adapting - 1)
+            else:
+                self._evict(map(self._row, self._caches), "sessions that adapt")
         if len(table) >= self._capacity:
             self._evict(table, "sessions")
         row = table.add(packed.name_of(session.id), record, session.expires_at)
@@ -109,6 +121,8 @@ class MemoryStore:
         return row != 0
 
     async def expire(self, now: float) -> int:
+        if self._copies:
+            self._thin(self._most_adapting)
         if not len(self._over):
             self._over = self._table.over(now)
         dropped = 0
@@ -156,6 +170,15 @@ class MemoryStore:
                 self.evictions += 1
                 return
         raise StoreFullError(f"there is no room for another one: all {which} are in use")
+
+    def _thin(self, most: int) -> None:
+        """Drop copies that adapt and that no request is working on, until there are `most` or no such is left."""
+        more = len(self._caches) - most
+        if more > 0:
+            idle = (session_id for session_id in self._caches if not self._in_use(session_id))
+            for session_id in list(islice(idle, more)):
+                self._drop(self._row(session_id))
+                self.evictions += 1
 
     def _keep_cache(self, session: Session) -> None:
         if session.cache is None:

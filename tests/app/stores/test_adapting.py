@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -52,3 +53,23 @@ async def test_few_in_memory_are_all_there(outside: dict[str, Any]) -> None:
             await assert_adapted(service, session, TEXT[:number])
         assert service.service.store.caches()[0] == 2
         assert service.service.store.evictions == 0
+
+
+async def test_more_in_use_at_once_than_in_memory_are_all_served(outside: dict[str, Any]) -> None:
+    """The bound gives way while requests work on all copies, to old sessions as to new ones, and holds again after."""
+    async with running(max_adapting_sessions=2, **outside) as service:
+        sessions = [await opened(service, words=TEXT[:number]) for number in range(12)]
+        service.runtime.gate.clear()
+        talks = [asyncio.create_task(service.predict(session_id=session, words=["cat"])) for session in sessions]
+        async with asyncio.timeout(20):
+            while service.service.store.caches()[0] < 12:
+                await asyncio.sleep(0.01)
+        opening = asyncio.create_task(opened(service, words=TEXT))
+        service.runtime.gate.set()
+        assert [reply.status_code for reply in await asyncio.gather(*talks)] == [200] * 12
+        await assert_adapted(service, await opening, TEXT)
+        await service.service.sweep()
+        assert service.service.store.caches()[0] == 2
+        for number, session in enumerate(sessions):
+            await assert_adapted(service, session, [*TEXT[:number], "cat"])
+        assert service.service.store.caches()[0] == 2
