@@ -16,7 +16,7 @@ from app.engine import Job
 from app.scheduler import Scheduler
 from app.sessions import PositionConflictError, Session
 from app.states import START
-from model.adaptation import Cache
+from model.adaptation import MARGIN, Cache
 
 #: A state that is computed again leaves one behind every so many words, for the next time.
 STRIDE = 256
@@ -86,8 +86,9 @@ class History:
         if session.cache is None or cache is not None:
             slot, _ = await self._read(session, *self._nearest(session, position), position, None)
             return slot, cache
-        # The words before are read again, for what they put into the cache.
-        begin = max(position - session.cache.adaptation.size, 0)
+        # The words before are read again, for what they put into the cache; a few more of them, so that it can go back
+        # further without that: who goes back by a word often goes on doing so.
+        begin = max(position - session.cache.adaptation.size - MARGIN, session.earliest_state)
         slot, _ = await self._read(session, *self._nearest(session, begin), begin, None)
         return await self._read(session, begin, slot, position, session.cache.anew(begin))
 

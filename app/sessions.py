@@ -170,12 +170,17 @@ class Session:
         return self.position - len(self.recent) // self.width
 
     @property
-    def earliest(self) -> int:
-        """The first position that it can go back to."""
+    def earliest_state(self) -> int:
+        """The first position whose state can be had, though maybe not the cache that is there."""
         if not self.first:
             return 0
-        first = self.marks[0][0] if self.marks else self.position
-        if self.cache is None:
+        return self.marks[0][0] if self.marks else self.position
+
+    @property
+    def earliest(self) -> int:
+        """The first position that it can go back to."""
+        first = self.earliest_state
+        if self.cache is None or not first:
             return first
         # A cache is had again from all its words, unless this one reaches so far back.
         return max(first, min(first + self.cache.adaptation.size, self.position - self.cache.reach))

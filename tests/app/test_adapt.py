@@ -183,6 +183,21 @@ async def test_it_goes_back_with_what_it_remembers(history_bytes: int) -> None:
                 await assert_adapted(service, both, [*long[:position], "home", "cat"])
 
 
+async def test_a_step_back_after_another_reads_no_words_for_the_memory() -> None:
+    """Nor do those that follow, as many as there are pairs at hand beyond those asked for."""
+    words = (TEXT * 20)[: 2 * STRIDE + 3 * MARGIN]
+    async with running(history_bytes=1 << 20) as service:
+        session = await opened(service, {**HOW, "size": STRIDE}, words=words)
+        position = len(words) - 3 * MARGIN  # beyond what is at hand
+        for back in range(0, MARGIN + 1, 8):
+            before = sum(service.runtime.batches)
+            await rewound(service, session, position - back)
+            read = sum(service.runtime.batches) - before
+            # What the state needs is a stride at most.
+            assert (read > STRIDE + MARGIN) if back == 0 else (read < STRIDE), (back, read)
+            await assert_adapted(service, session, words[: position - back], Adaptation(STRIDE, 1.5, 0.4))
+
+
 async def test_forks_go_on_from_the_same_memory_each_in_its_way(service: Running) -> None:
     session = await opened(service, words=TEXT)
     forks = [(await fork(service, session)).json()["session_id"] for _ in range(4)]
