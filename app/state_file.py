@@ -40,6 +40,9 @@ _LARGEST_VALUE = float(1 << 24)
 _LARGEST_CACHE = 1 << 28
 
 Position = Annotated[int, Field(ge=0, le=2**53)]
+#: No session comes so far by itself. One that is brought goes on from there, so this is half of what a request or a
+#: file can name: wherever it comes, it can be rewound and exported.
+_FARTHEST = 2**52
 Seconds = Annotated[float, Field(gt=0, le=1e10, allow_inf_nan=False)]
 
 
@@ -178,6 +181,8 @@ def decode(content: bytes) -> StateFile:
         ends.append(ends[-1] + header.cache.bytes)
     if ends[-1] != len(body):
         raise StateFileError(f"the state file has {len(body)} bytes where its header says {ends[-1]}")
+    if header.position > _FARTHEST:
+        raise StateFileError(f"the state file is of a session at {header.position}, and none comes beyond {_FARTHEST}")
     first_word = header.position - header.words
     places = [first_word - 1, *header.marks, header.position + 1]
     if first_word < 0 or any(after <= before for before, after in pairwise(places)):

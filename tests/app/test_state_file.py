@@ -123,6 +123,7 @@ def test_another_version_is_named() -> None:
         ({"position": -1}, "position"),
         ({"position": "9"}, "position"),
         ({"position": 2**60}, "position"),
+        ({"position": 2**52 + 1}, "none comes beyond"),
         ({"position": 3}, "contradicts itself"),
         ({"words": 2**31}, "bytes where its header says"),
         ({"words": 3}, "bytes where its header says"),

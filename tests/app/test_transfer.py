@@ -218,6 +218,17 @@ async def test_file_with_as_many_marks_as_there_may_be_can_be_carried_out_again(
         await rewound(service, session, 9)
 
 
+async def test_file_from_as_far_as_there_may_be_goes_on_and_can_be_carried_out_again(service: Running) -> None:
+    file = state_file.decode(await exported(service, await typed(service, PLAIN[:4])))
+    content = state_file.encode(replace(file, position=2**53))
+    await refused(service, content, 400, "none comes beyond")
+    session = await imported(service, state_file.encode(replace(file, position=2**52)))
+    await service.ok(session_id=session, position=2**52, words=["cat"])
+    await service.ok(session_id=session, position=2**52 + 1, words=["dog"])
+    await exported(service, session)
+    await rewound(service, session, 2**52 + 2)
+
+
 async def test_file_belongs_to_who_brings_it() -> None:
     async with running(api_keys="ann:an-ann-key-of-length bob:a-bob-key-of-length", max_sessions_per_key=2) as service:
         ann = {"authorization": "Bearer an-ann-key-of-length"}
