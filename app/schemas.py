@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic.config import JsonDict
 
 from model.adaptation import MOST_PAIRS, MOST_THETA
@@ -115,6 +115,16 @@ class OpenRequest(WordsRequest):
     adapt: bool | AdaptRequest | None = Field(
         default=None, description="Whether, or how, words become likelier that the session has used; or as configured."
     )
+
+    @field_validator("adapt", mode="before")
+    @classmethod
+    def _whether_or_how(cls, adapt: object) -> object:
+        """An object is told apart here: tried as each of the types, it has errors in places that are not there."""
+        if isinstance(adapt, dict):
+            return AdaptRequest.model_validate(adapt)
+        if adapt is not None and not isinstance(adapt, bool | AdaptRequest):
+            raise ValueError("Input should be true, false or an object")
+        return adapt
 
 
 class GenerateRequest(WordsRequest):

@@ -325,20 +325,20 @@ async def test_a_step_that_fails_leaves_what_a_session_remembers_as_it_was(servi
     [
         ("yes", "adapt"),
         (1, "adapt"),
-        ({"size": 0}, "adapt.AdaptRequest.size"),
+        ({"size": 0}, "adapt.size"),
         ({"size": 501}, "adapt.size"),
-        ({"size": 2.5}, "adapt.AdaptRequest.size"),
-        ({"theta": 0}, "adapt.AdaptRequest.theta"),
-        ({"theta": 101}, "adapt.AdaptRequest.theta"),
-        ({"weight": 1}, "adapt.AdaptRequest.weight"),
-        ({"weight": -0.1}, "adapt.AdaptRequest.weight"),
-        ({"lambda": 0.1}, "adapt.AdaptRequest.lambda"),
+        ({"size": 2.5}, "adapt.size"),
+        ({"theta": 0}, "adapt.theta"),
+        ({"theta": 101}, "adapt.theta"),
+        ({"weight": 1}, "adapt.weight"),
+        ({"weight": -0.1}, "adapt.weight"),
+        ({"lambda": 0.1}, "adapt.lambda"),
     ],
 )
 async def test_what_cannot_be_is_refused_by_name(service: Running, adapt: Any, field: str) -> None:
     response = await service.client.post("/v1/sessions", json={"adapt": adapt})
     assert response.status_code == 422
-    assert any(item["field"].startswith(field) for item in response.json()["errors"])
+    assert [item["field"] for item in response.json()["errors"]] == [field]
     assert not len(service.service.store)
 
 
