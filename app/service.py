@@ -129,7 +129,7 @@ class Service:
         self.history = History(self.scheduler, clock)
         self.store, key = choose(
             settings,
-            Records(self.scheduler, artifact.id),
+            Records(self.scheduler, artifact.id, self.adaptation.size),
             model=artifact.id,
             free=self.scheduler.free_state,
             in_use=self.turns.__contains__,

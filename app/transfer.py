@@ -10,7 +10,7 @@ from app.service import Service
 from app.sessions import Session
 from app.state_file import CacheFile, StateFile, StateFileError
 from app.stores.base import ForeignSessionError
-from model.adaptation import Cache, packed_bytes
+from model.adaptation import MOST_PAIRS, Cache, packed_bytes
 
 
 async def carry_out(service: Service, session_id: str) -> bytes:
@@ -58,21 +58,24 @@ async def carry_in(service: Service, content: bytes) -> Session:
 
 
 def largest(service: Service) -> int:
-    """The most bytes that a file from this server can have."""
+    """The most bytes that a file from this server can have, whatever it was set to keep of those that adapt before."""
     states, settings = service.scheduler.states, service.settings
-    cache_bytes = packed_bytes(service.adaptation.size, states.width)
+    cache_bytes = packed_bytes(MOST_PAIRS, states.width)
     return state_file.largest(settings.max_session_words, states.bytes_each, cache_bytes)
 
 
 def _cache(service: Service, file: StateFile, carried: CacheFile) -> Cache:
-    """The cache that a file carries. Raises StateFileError when it cannot be this session's, or not here."""
-    most, vocabulary = service.adaptation.size, len(service.tokenizer)
-    if carried.adaptation.size > most:
-        raise StateFileError(f"the session keeps {carried.adaptation.size} pairs to adapt, and here {most} at most")
-    width = service.scheduler.states.width
+    """The cache that a file carries, with as many pairs as are kept here. Raises StateFileError when it cannot be this
+    session's."""
+    vocabulary = len(service.tokenizer)
     try:
         cache = Cache.unpack(
-            carried.adaptation, carried.content, count=carried.pairs, width=width, position=file.position
+            carried.adaptation,
+            carried.content,
+            count=carried.pairs,
+            width=service.scheduler.states.width,
+            position=file.position,
+            most=service.adaptation.size,
         )
     except ValueError as error:
         raise StateFileError(f"the cache in the state file is wrong: {error}") from None

@@ -15,7 +15,7 @@ tells no words apart.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -220,8 +220,18 @@ class Cache:
         return self.words[self.numbers].astype(_WORD).tobytes() + self.keys.tobytes()
 
     @classmethod
-    def unpack(cls, adaptation: Adaptation, content: bytes, *, count: int, width: int, position: int) -> Cache:
-        """What `pack` gave: `count` pairs with hidden outputs (width,), of a sequence of `position` words.
+    def unpack(
+        cls,
+        adaptation: Adaptation,
+        content: bytes,
+        *,
+        count: int,
+        width: int,
+        position: int,
+        most: int = MOST_PAIRS,
+    ) -> Cache:
+        """What `pack` gave: `count` pairs with hidden outputs (width,), of a sequence of `position` words. One that
+        adapts to more than `most` pairs is made to adapt to the last `most` of them.
 
         Raises ValueError when that cannot be.
         """
@@ -235,6 +245,9 @@ class Cache:
         keys = np.frombuffer(content, np.int8, offset=words.nbytes).reshape(count, width)
         if keys.min(initial=0) < -KEY_STEPS:
             raise ValueError(f"the cache holds values below -{KEY_STEPS}")
+        if adaptation.size > most:
+            adaptation, count = replace(adaptation, size=most), min(count, most)
+            words, keys = words[-count:], keys[-count:]
         cache = cls(adaptation, before=position - count)
         if not count:
             return cache

@@ -44,9 +44,11 @@ def _described(value: Any, blobs: list[bytes]) -> Any:
 class Records:
     """A `Codec` for the sessions of the model `model`, whose states `scheduler` keeps once it has loaded."""
 
-    def __init__(self, scheduler: Scheduler, model: str) -> None:
+    def __init__(self, scheduler: Scheduler, model: str, pairs: int) -> None:
+        """`pairs`: to so many of its words a session adapts here, at most."""
         self._scheduler = scheduler
         self._model = model
+        self._pairs = pairs
 
     def pack(self, session: Session) -> bytes:
         """The record."""
@@ -99,7 +101,10 @@ class Records:
         if adapting:
             *how, count = adapting[0]
             pairs, position = content[after_state:], plain["position"]
-            cache = Cache.unpack(Adaptation(*how), pairs, count=count, width=states.width, position=position)
+            # This server may be set to keep fewer than it did when the session was written.
+            cache = Cache.unpack(
+                Adaptation(*how), pairs, count=count, width=states.width, position=position, most=self._pairs
+            )
         if not begun:
             return Session(state=START, cache=cache, **plain)
         slot = self._scheduler.take_state()

@@ -249,11 +249,16 @@ async def test_a_file_of_a_session_that_does_not_adapt_does_not_begin_to(service
         await assert_adapted(elsewhere, await imported(elsewhere, content), TEXT, None)
 
 
-async def test_a_file_that_keeps_more_than_this_server_does_is_refused(service: Running) -> None:
-    content = await exported(service, await opened(service, words=TEXT))
+@pytest.mark.parametrize("count", [0, 2, 3, 40])
+async def test_a_file_that_keeps_more_than_this_server_does_is_cut(service: Running, count: int) -> None:
+    content = await exported(service, await opened(service, words=TEXT[:count]))
     async with running(adapt_size=3) as elsewhere:
-        response = await bring(elsewhere, content)
-        assert (response.status_code, "3 at most" in response.json()["detail"]) == (400, True)
+        session = await imported(elsewhere, content)
+        less = Adaptation(3, ADAPTATION.theta, ADAPTATION.weight)
+        await assert_adapted(elsewhere, session, TEXT[:count], less)
+        again = await imported(elsewhere, await exported(elsewhere, session))
+        await elsewhere.ok(session_id=again, words=["home", "cat"])
+        await assert_adapted(elsewhere, again, [*TEXT[:count], "home", "cat"], less)
 
 
 async def test_as_configured_unless_the_client_says_otherwise() -> None:

@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 
+from model.adaptation import Adaptation
 from tests.app.conftest import running
 from tests.app.stores.conftest import KEY
-from tests.app.test_adapt import TEXT, assert_adapted, opened
+from tests.app.test_adapt import HOW, TEXT, assert_adapted, opened
 from tests.app.test_predict import WHOLE, probabilities
 from tests.app.test_rewind import rewound
+from tests.app.test_transfer import exported, imported
 
 pytestmark = pytest.mark.anyio
 
@@ -32,6 +34,20 @@ async def test_it_is_there_again_after_a_restart(lasting: dict[str, Any]) -> Non
             await assert_adapted(service, begun, TEXT + TEXT[: number + 1])
         await rewound(service, begun, 30)
         await assert_adapted(service, begun, TEXT[:30])
+
+
+async def test_fewer_pairs_than_before_the_restart(lasting: dict[str, Any]) -> None:
+    """Sessions are cut to what the server now keeps, so what it hands out of them it takes."""
+    async with running(adapt_size=8, **lasting) as service:
+        session = await opened(service, {**HOW, "size": 8}, words=TEXT)
+        await assert_adapted(service, session, TEXT, Adaptation(8, HOW["theta"], HOW["weight"]))
+    async with running(adapt_size=3, **lasting) as service:
+        less = Adaptation(3, HOW["theta"], HOW["weight"])
+        await assert_adapted(service, session, TEXT, less)
+        other = await imported(service, await exported(service, session))
+        await rewound(service, session, 30)
+        await assert_adapted(service, session, TEXT[:30], less)
+        await assert_adapted(service, other, TEXT, less)
 
 
 async def test_replicas_take_turns(outside: dict[str, Any]) -> None:
