@@ -92,7 +92,8 @@ class AdaptRequest(BaseModel):
         gt=0,
         le=MOST_THETA,
         allow_inf_nan=False,
-        description="How much more a word counts that stood where the network thought as it does now.",
+        description="How much more a word counts that stood where the network thought as it does now. Hidden outputs "
+        "are rounded for it, which shows where it is large.",
     )
     weight: float | None = Field(
         default=None,

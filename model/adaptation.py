@@ -8,8 +8,8 @@ over the last `size` pairs (h_i, w_(i+1)) of the same sequence. Here it says wha
 `model.mixture` computes the sum.
 
 Hidden outputs lie in [-1, 1]. For these products h_i is rounded to 127 steps either way, h_t to 63 (`model.products`
-says why): a quarter of the memory, and so of what has to be read for each word, for a change in theta h_t . h_i that
-tells no words apart.
+says why): a quarter of the memory, and so of what has to be read for each word. What that changes grows with theta:
+at the defaults a probability by at most 0.00025, as measured, and by 0.18 at a theta of 100 and a weight of 0.5.
 """
 
 from __future__ import annotations
