@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from app.engine import Job, Scores
 from app.requests import ClientLeftError
+from app.running_text import CONTEXT
 from app.service import Service
 from app.sessions import PositionConflictError, Session
 from app.speech import Said, Speech
@@ -23,9 +24,6 @@ from model.decoding import Sampling
 
 _SEED_BYTES = 8
 _NAN = float("nan")
-
-#: How the text goes on depends on so many words before it at most.
-_TEXT_WORDS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +158,7 @@ async def _go_on(
         cache=session.cache,
     )
     given, before = len(speech.ids), len(speech.said)
-    words = session.last_words(_TEXT_WORDS + before)
+    words = session.last_words(CONTEXT + before)
     opening = Opening(
         session.id,
         session.position + given - before,
@@ -209,7 +207,8 @@ async def _move(
         job = Job(ids, session.state, START, 0, cache=session.cache)
         if ids:
             await service.run(job)
-    await service.move(session, job, ids, None, mark)
+    # A repetition has its text set behind the same words, as far as they are remembered.
+    await service.move(session, job, ids, None, mark, least=count + CONTEXT)
 
 
 def _speech(ids: list[int], order: Order, seed: int, earlier: Sequence[int]) -> Speech:

@@ -8,6 +8,8 @@ from model.tokenizer import Tokenizer
 
 #: How the next word is set depends on the last few words and on the quotes that are open, so no more is looked at.
 WINDOW = 8
+#: Quotes that were opened before so many words are not looked for.
+CONTEXT = 64
 
 _JOINING = ("-", "/")
 _QUOTES = ("'", '"')
@@ -22,7 +24,7 @@ class RunningText:
 
     def __init__(self, tokenizer: Tokenizer, before: Sequence[int] = (), *, blank: bool = False) -> None:
         self._tokenizer = tokenizer
-        self._ids = self._last(before)
+        self._ids = self._last(before[-CONTEXT:])
         self._text = tokenizer.decode(self._ids)
         self._blank = blank
 

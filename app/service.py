@@ -344,9 +344,10 @@ class Service:
         ids: Sequence[int],
         scores: tuple[array[float], array[int]] | None,
         generated: bytes = b"",
+        least: int = 0,
     ) -> Session:
         """Have a session go on with these words, if there are any, to where `job` stands, which has consumed them; its
-        slot is freed if that fails."""
+        slot is freed if that fails. `least`: see `Session.remembering`."""
         slot = job.slot if ids else START
         keep = self.settings.max_session_words
         mark = b""
@@ -355,7 +356,7 @@ class Service:
             if session.wants_mark(len(ids), keep):
                 mark = self.scheduler.states.pack(session.state)
         state, cache = (slot, job.cache) if ids else (session.state, session.cache)
-        moved = session.after(state, ids, self.clock(), scores, keep=keep, mark=mark, cache=cache)
+        moved = session.after(state, ids, self.clock(), scores, keep=keep, least=least, mark=mark, cache=cache)
         moved.generated = generated
         await self.commit(moved, session.revision, slot)
         return moved

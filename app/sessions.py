@@ -83,10 +83,12 @@ class Session:
         scores: tuple[array[float], array[int]] | None,
         *,
         keep: int = WORDS_KEPT,
+        least: int = 0,
         mark: bytes = b"",
         cache: Cache | None = None,
     ) -> Session:
-        """This session when it has consumed `ids` and stands at `state` and `cache`; at most `keep` words stay known.
+        """This session when it has consumed `ids` and stands at `state` and `cache`; at most `keep` words stay known
+        (and `least` of them, see `remembering`).
 
         `mark` are the bytes of the state that it stands at before, where `wants_mark` says so.
         """
@@ -109,15 +111,16 @@ class Session:
             family=self.family,
             cache=cache,
         )
-        return moved.remembering(keep) if len(recent) > keep * self.width else moved
+        return moved.remembering(keep, least) if len(recent) > keep * self.width else moved
 
-    def remembering(self, keep: int) -> Session:
+    def remembering(self, keep: int, least: int = 0) -> Session:
         """This session with its last `keep` words at most. Where there is a mark it begins there, so that every word
-        it remembers can be gone back to."""
-        least = self.position - keep
-        if self.first >= least:
+        it remembers can be gone back to; but the last `least` stay known, if they are not more than `keep`."""
+        bound = self.position - keep
+        if self.first >= bound:
             return self
-        first = next((at for at, _ in self.marks if at >= least), least)
+        first = next((at for at, _ in self.marks if at >= bound), bound)
+        first = max(min(first, self.position - least), bound)
         dropped = (first - self.first) * self.width
         return replace(
             self,

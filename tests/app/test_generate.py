@@ -256,6 +256,16 @@ async def test_the_same_request_again_is_answered_again_and_consumes_nothing(
     assert_equals(follows, after("the", "cat", "sat", *first["words"]))
 
 
+async def test_the_same_text_again_where_few_words_are_remembered() -> None:
+    async with running(max_session_words=64) as service:
+        session = (await service.ok(words=(PLAIN * 2)[:53]))["session_id"]
+        request = {"session_id": session, "position": 53, "max_words": 12, "seed": 1}
+        first = await generate(service, **request)
+        assert first["text"].startswith(" ")
+        for _ in range(2):
+            assert await generate(service, **request) == first
+
+
 async def test_the_request_that_opened_a_session_can_be_repeated_in_it(service: Running) -> None:
     request = {"text": "the cat", "max_words": 6}
     first = await generate(service, **request)
