@@ -14,6 +14,8 @@ import time
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,13 +39,14 @@ from model.measurement import (
 from model.runtimes.base import Floats, Ids, Runtime, State
 from model.tokenizer import Encoding, Tokenizer
 
-_MOST_ROWS = 256  # positions projected in one product
+_MOST_ROWS = 64  # positions projected in one product: more of them gain nothing
 _MOST_VALUES = 1 << 23  # ... and at most 32 MiB of log-probabilities
 _MOST_NATS = 700  # exp of it is a float64
 _CHARACTERS_AT_ONCE = 1 << 20
 _BETWEEN_TEXTS = "\x00"  # no white space, and no word
 
 Array = NDArray[np.float64]
+T = TypeVar("T")
 
 
 class EvaluationError(ValueError):
@@ -78,13 +81,12 @@ def evaluate(
     ranks, likeliest = np.empty(N, np.int64), np.empty(N, np.int64)
     done = 0
     pieces = _pieces(ends, streams)
-    for positions, hidden, caches in _hidden_outputs(artifact.start_id, runtime, encoding.ids, pieces, adaptation):
-        # All of them once: a typist looks at most of them, and what else is asked for is soon found in them.
-        rows = mixture.log_probabilities(runtime, hidden, caches)
+    for positions, rows in _ahead(_distributions(artifact.start_id, runtime, encoding.ids, pieces, adaptation)):
         each, targets = np.arange(len(rows)), encoding.ids[positions]
         log_probabilities[positions] = rows[each, targets]
-        ranks[positions] = [rank(row, target) for row, target in zip(rows, targets.tolist(), strict=True)]
-        likeliest[positions] = rows.argmax(axis=1)
+        for position, row, target in zip(positions.tolist(), rows, targets.tolist(), strict=True):
+            ranks[position] = rank(row, target)
+            likeliest[position] = target if ranks[position] == 1 else row.argmax()
         said[positions] = np.exp(rows[each, likeliest[positions]])
         if typist is not None:
             typist.read(positions, rows, ranks[positions])
@@ -148,6 +150,30 @@ def _pieces(ends: Sequence[int], streams: int) -> list[tuple[int, int]]:
         length = -(-(end - first) // min(streams, end - first))
         pieces += [(begin, min(begin + length, end)) for begin in range(first, end, length)]
     return sorted(pieces, key=lambda piece: piece[0] - piece[1])
+
+
+def _ahead(blocks: Iterator[T]) -> Iterator[T]:
+    """The blocks; each is computed, in a thread of its own, while whoever takes them is busy with the one before it."""
+    with ThreadPoolExecutor(1, "nextword-evaluation") as computing:
+        coming = computing.submit(next, blocks, None)
+        while (block := coming.result()) is not None:
+            coming = computing.submit(next, blocks, None)
+            yield block
+
+
+def _distributions(
+    start: int | None,
+    runtime: Runtime,
+    ids: Ids,
+    pieces: Sequence[tuple[int, int]],
+    adaptation: Adaptation | None,
+) -> Iterator[tuple[Ids, Floats]]:
+    """Blocks of positions (R,) of the ids, and the log-probabilities (R, V) of all words there.
+
+    Whole ones: a typist looks at most of them, and whatever else is asked for is soon found in them.
+    """
+    for positions, hidden, caches in _hidden_outputs(start, runtime, ids, pieces, adaptation):
+        yield positions, mixture.log_probabilities(runtime, hidden, caches)
 
 
 def _hidden_outputs(

@@ -106,11 +106,14 @@ class CpuRuntime:
         return WordsProjection(*_joined(parts)[:4])
 
     def log_probabilities(self, hidden: Floats) -> Floats:
-        rows = np.empty((len(hidden), self.vocabulary_size), np.float32)
-        done = 0
-        for piece in _pieces(hidden):
-            rows[done : done + len(piece)] = self._run({"hidden": piece, **_WHOLE})[1]
-            done += len(piece)
+        V = self.vocabulary_size
+        parts = (self._run({"hidden": piece, **_WHOLE})[1][:, :V] for piece in _pieces(hidden))
+        if 0 < len(hidden) <= ROWS:
+            return next(parts)  # nothing is copied
+        rows, done = np.empty((len(hidden), V), np.float32), 0
+        for part in parts:
+            rows[done : done + len(part)] = part
+            done += len(part)
         return rows
 
     def _run(self, feed: Mapping[str, NDArray[Any]]) -> list[Any]:

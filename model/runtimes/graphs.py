@@ -93,7 +93,7 @@ def projection_graph(network: Network, weights: Weights, arithmetic: Arithmetic)
     - ``plain`` false, ``named`` true, ``named_words`` (R, N): the same, and log-probabilities of N words a row.
     - ``plain`` false, ``among`` true, ``words`` (N,), k <= N: the k likeliest of these words, their
       log-probabilities, the log-probability that it is any of them.
-    - ``plain`` false: every log-probability (R, V) in `values`.
+    - ``plain`` false: every log-probability in `values`, (R, V) and what fills the last group up.
 
     One graph, for a matrix that several sessions share is packed, and held, by each of them.
     """
@@ -181,7 +181,7 @@ def projection_graph(network: Network, weights: Weights, arithmetic: Arithmetic)
 
     def whole(branch: Graph) -> list[str]:
         *_, log_Z = distribution(branch)
-        rows = branch.op("Slice", branch.op("Sub", logits, log_Z), branch.integers(0), branch.integers(V), last)
+        rows = branch.op("Sub", logits, log_Z)
         return [branch.constant(np.zeros((0, 0), np.int64)), rows, no_scores, no_scores, no_ranks]
 
     def apart_from_plain(branch: Graph) -> list[str]:
