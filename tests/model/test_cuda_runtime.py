@@ -106,7 +106,7 @@ def test_float16_is_the_reference_on_the_model_that_ships(cuda: Make) -> None:
 
     model = Artifact.load(SHIPPED)
     encoded = [model.tokenizer.encode(text).ids for text in TEXTS]
-    words = np.stack([ids[: min(map(len, encoded))] for ids in encoded])
+    words = np.stack([ids[:12] for ids in encoded])  # an emulated device takes half a second for each
     streams, length = words.shape
     reference, runtime = ReferenceRuntime(model), cuda(model, float16=True)
     state, slab, slots = reference.zero_state(streams), slab_of(runtime, streams + 1), np.arange(streams)
