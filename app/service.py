@@ -363,7 +363,8 @@ class Service:
 
     async def _touch(self, session: Session) -> Session:
         """A session that was used, and has consumed nothing."""
-        touched = session.after(session.state, (), self.clock(), session.scores, cache=session.cache)
+        keep = self.settings.max_session_words
+        touched = session.after(session.state, (), self.clock(), session.scores, keep=keep, cache=session.cache)
         touched.generated = session.generated
         await self.commit(touched, session.revision, START)
         return touched

@@ -8,7 +8,7 @@ import anyio
 import pytest
 
 from app.schemas import OpenRequest, SessionReply
-from app.sessions import SessionIds
+from app.sessions import WORDS_KEPT, SessionIds
 from app.stores.memory import SWEEP
 from tests.app.conftest import Running, running
 from tests.app.fake_runtime import PLAIN, Oracle
@@ -92,6 +92,14 @@ async def test_position_further_back_than_the_words_kept() -> None:
         response = await service.predict(session_id=session, words=["the"] * 17, position=23)
         assert response.status_code == 409
         assert response.json()["position"] == 40
+
+
+async def test_words_kept_beyond_what_is_usual_stay_known_when_none_are_sent() -> None:
+    count = WORDS_KEPT + 100
+    async with running(max_session_words=count, max_words=count) as service:
+        session = (await service.ok(words=["the"] * count))["session_id"]
+        assert (await service.ok(session_id=session))["position"] == count
+        assert (await service.ok(session_id=session, words=["the"] * (count - 50), position=50))["position"] == count
 
 
 async def test_position_of_a_new_session_is_zero(service: Running) -> None:
