@@ -13,7 +13,7 @@ from model.adaptation import Adaptation
 from model.artifact import Artifact
 from model.evaluation import EvaluationError
 from model.measurement import ALL, RECALL_AT, WITHOUT_SPECIALS, WITHOUT_UNKNOWN, Measurement
-from model.runtimes.base import Floats, Ids, Projection, State, StateTensor, SubsetProjection
+from model.runtimes.base import Floats, Ids, State, StateTensor
 from model.runtimes.reference import ReferenceRuntime
 from model.shapes import parameter_shapes
 from model.tokenizer import Tokenizer
@@ -54,12 +54,6 @@ class TableRuntime:
         last = np.where(hidden.any(axis=1), hidden.argmax(axis=1), self.vocabulary_size)
         with np.errstate(divide="ignore"):
             return np.log(self.table[last]).astype(np.float32)
-
-    def project(self, hidden: Floats, *, top_k: int, targets: Ids | None = None) -> Projection:
-        raise NotImplementedError
-
-    def project_subset(self, hidden: Floats, ids: Ids, *, top_k: int) -> SubsetProjection:
-        raise NotImplementedError
 
 
 def evaluate(artifact: Artifact, runtime: Any, text: str, **options: Any) -> Measurement:
